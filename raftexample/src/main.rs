@@ -1,0 +1,2 @@
+//! raftexample.
+fn main() {}
