@@ -1,0 +1,428 @@
+//! The public face of a node: proposals and reads go in, commits come out.
+//!
+//! ```text
+//!  Handle::propose ──► Pending<Outcome>        Commit::{Restore, Entries} ──► the consumer
+//!  Handle::read    ──► Pending<Read>           Applied::report ◄── the consumer
+//! ```
+//!
+//! Nothing here blocks the node: a full queue is refused at once, and a consumer that is slow
+//! only grows the distance between what is committed and what it has been given.
+//!
+//! Invariants:
+//! - C1 Every accepted proposal ends in exactly one [`Outcome`]; dropping a waiter is
+//!   [`Outcome::Unknown`], never silence.
+//! - C2 The commit channel is one FIFO: contiguous ranges, each index once, in log order.
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::status::{Shared, Status};
+
+/// How a proposal ended. See C1 in the module's documentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The entry is committed and the consumer has applied it on this member.
+    Applied {
+        /// The index of its entry in the log.
+        index: u64,
+        /// The term of its entry.
+        term: u64,
+        /// What the consumer answered with [`CommittedEntry::answer`].
+        response: Bytes,
+    },
+    /// The proposal is definitely not in the log and never will be.
+    Refused(Refusal),
+    /// It may or may not be applied, now or later. Retrying may apply it twice.
+    Unknown(Unknown),
+}
+
+/// Why a proposal, or a read, was definitely refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody was known to lead until the deadline.
+    #[error("no leader was known until the deadline")]
+    NoLeader,
+    /// Too many proposals or reads, by count or by bytes, are waiting already.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// A leader of a later term took over before the proposal was in the log.
+    #[error("a new leader took over before the proposal was accepted")]
+    Superseded,
+    /// The encoded command is larger than [`crate::Config::max_entry_bytes`].
+    #[error("the command is larger than an entry may be")]
+    TooLarge,
+    /// The node is stopping.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// This member does not lead, and the read asked for the leader.
+    #[error("this member is not the leader")]
+    NotLeader,
+    /// The read could not be confirmed, or not applied, until its deadline.
+    #[error("the deadline passed before the read could be confirmed")]
+    Unavailable,
+}
+
+/// Why nobody can say what became of a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// Its deadline passed while it was on its way.
+    #[error("the deadline passed while the proposal was on its way")]
+    Deadline,
+    /// A snapshot replaced the part of the log that may hold it.
+    #[error("a snapshot replaced the part of the log that may hold the proposal")]
+    Restored,
+    /// The node stopped, or its consumer dropped the entry without an answer.
+    #[error("the node stopped before the outcome was known")]
+    Stopped,
+}
+
+/// Which state a read may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// Everything that was acknowledged, anywhere, before the read was asked (ReadIndex, Safe
+    /// mode: thesis 6.4). The default.
+    #[default]
+    Linearizable,
+    /// What this member has applied, while it believes that it leads. A deposed leader that does
+    /// not know yet may answer; other members refuse with [`Refusal::NotLeader`].
+    Leader,
+    /// Whatever this member has applied. Useful with a lowest index to wait for.
+    Stale,
+}
+
+/// How a read ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// The consumer has applied at least this index: read its state now.
+    Ready {
+        /// What the state holds at least.
+        index: u64,
+    },
+    /// The read cannot be answered.
+    Refused(Refusal),
+}
+
+/// An answer that is on its way: await it on any executor, or [`wait`](Pending::wait) for it.
+#[derive(Debug)]
+pub struct Pending<T> {
+    receiver: oneshot::Receiver<T>,
+    lost: T,
+}
+
+impl<T: Clone> Pending<T> {
+    /// Blocks the calling thread until the answer is there. Bounded by the deadline that the
+    /// request was made with, and the consumer's time to apply.
+    pub fn wait(self) -> T {
+        let Self { receiver, lost } = self;
+        receiver.recv().unwrap_or(lost)
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`; `None` when it passed.
+    pub fn wait_timeout(self, timeout: Duration) -> Option<T> {
+        let Self { receiver, lost } = self;
+        match receiver.recv_timeout(timeout) {
+            Ok(answer) => Some(answer),
+            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost),
+            Err(oneshot::RecvTimeoutError::Timeout) => None,
+        }
+    }
+}
+
+impl<T: Clone> IntoFuture for Pending<T> {
+    type Output = T;
+    type IntoFuture = Answer<T>;
+
+    fn into_future(self) -> Answer<T> {
+        Answer { receiver: self.receiver.into_future(), lost: self.lost }
+    }
+}
+
+/// The future behind an awaited [`Pending`].
+#[derive(Debug)]
+pub struct Answer<T> {
+    receiver: oneshot::AsyncReceiver<T>,
+    lost: T,
+}
+
+impl<T: Clone> Unpin for Answer<T> {}
+
+impl<T: Clone> Future for Answer<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let answer = Pin::new(&mut self.receiver).poll(context);
+        answer.map(|received| received.unwrap_or_else(|_| self.lost.clone()))
+    }
+}
+
+/// What the node's loop receives from a [`Handle`].
+pub(crate) enum Request {
+    Propose(Proposal),
+    Read(ReadRequest),
+    Shutdown,
+}
+
+/// A command on its way into the log.
+pub(crate) struct Proposal {
+    pub(crate) data: Bytes,
+    pub(crate) deadline: Instant,
+    pub(crate) waiter: Waiter,
+}
+
+/// A read on its way to an index.
+pub(crate) struct ReadRequest {
+    pub(crate) consistency: Consistency,
+    pub(crate) min_index: u64,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Read>,
+    pub(crate) _permit: Permit,
+}
+
+impl ReadRequest {
+    /// Answers the read; nobody may be listening any more.
+    pub(crate) fn answer(self, read: Read) {
+        // The reader may have given up waiting: then the answer has nowhere to go.
+        self.reply.send(read).ok();
+    }
+}
+
+/// Whoever holds it owes its proposer an [`Outcome`]; dropping it answers
+/// [`Unknown::Stopped`].
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    reply: oneshot::Sender<Outcome>,
+    _permit: Permit,
+}
+
+impl Waiter {
+    /// Answers the proposer; nobody may be listening any more.
+    pub(crate) fn answer(self, outcome: Outcome) {
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        self.reply.send(outcome).ok();
+    }
+}
+
+/// The way into a node, for any number of threads. Dropping the last clone stops the node, as
+/// [`shutdown`](Handle::shutdown) does.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: Sender<Request>,
+    shared: Arc<Shared>,
+    admission: Arc<Admission>,
+}
+
+impl Handle {
+    pub(crate) fn new(requests: Sender<Request>, shared: Arc<Shared>, limits: Limits) -> Self {
+        let admission =
+            Arc::new(Admission { limits, count: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+        Self { requests, shared, admission }
+    }
+
+    /// Offers a command to the log; any member takes it. The answer comes by `deadline` plus the
+    /// time the consumer takes to apply it.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once, without a trace in the log, when too much is waiting already, when the
+    /// command is too large, or when the node has stopped.
+    pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
+        if data.len() as u64 > self.admission.limits.max_entry_bytes {
+            return Err(Refusal::TooLarge);
+        }
+        let permit = Admission::admit(&self.admission, data.len() as u64)?;
+        let (reply, receiver) = oneshot::channel();
+        let waiter = Waiter { reply, _permit: permit };
+        self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
+        Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
+    }
+
+    /// Asks when a read may look at the consumer's state: at the given consistency, and not
+    /// before `min_index` is applied (0: no such wish).
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped.
+    pub fn read(
+        &self,
+        consistency: Consistency,
+        min_index: u64,
+        deadline: Instant,
+    ) -> Result<Pending<Read>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        let request = ReadRequest { consistency, min_index, deadline, reply, _permit: permit };
+        self.submit(Request::Read(request))?;
+        Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks the node to stop: it refuses new work, resolves what is on its way within the
+    /// configured time, writes what it knows and ends. [`crate::Node::join`] waits for that.
+    pub fn shutdown(&self) {
+        self.shared.request_shutdown();
+        // A full queue or a node that has already gone: the flag above is enough, since the loop
+        // looks at it at every tick.
+        self.requests.try_send(Request::Shutdown).ok();
+    }
+
+    /// What the node knew at the end of its last turn. Never blocks on the loop.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// How long ago the loop ended its last turn: the liveness of this process alone.
+    #[must_use]
+    pub fn last_turn_age(&self) -> Duration {
+        self.shared.last_turn_age()
+    }
+
+    fn submit(&self, request: Request) -> Result<(), Refusal> {
+        if self.shared.shutdown_requested() {
+            return Err(Refusal::ShuttingDown);
+        }
+        self.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Overloaded,
+            TrySendError::Disconnected(_) => Refusal::ShuttingDown,
+        })
+    }
+}
+
+/// The bounds at a node's door.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_pending: u64,
+    pub(crate) max_pending_bytes: u64,
+    pub(crate) max_entry_bytes: u64,
+}
+
+/// Counts what was let in and has not been answered, without asking the loop.
+#[derive(Debug)]
+struct Admission {
+    limits: Limits,
+    count: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Admission {
+    fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
+        this.count.fetch_add(1, Ordering::Relaxed);
+        this.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let permit = Permit { admission: Arc::clone(this), bytes };
+        let over = this.count.load(Ordering::Relaxed) > this.limits.max_pending
+            || this.bytes.load(Ordering::Relaxed) > this.limits.max_pending_bytes;
+        if over { Err(Refusal::Overloaded) } else { Ok(permit) }
+    }
+}
+
+/// A place among the pending requests, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    bytes: u64,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.count.fetch_sub(1, Ordering::Relaxed);
+        self.admission.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What a node hands to its consumer, in log order. See C2 in the module's documentation.
+#[derive(Debug)]
+pub enum Commit {
+    /// Forget everything and take this state; only entries after its index follow. Always the
+    /// first item after a start.
+    Restore(Restore),
+    /// The next committed entries.
+    Entries(Entries),
+}
+
+/// A snapshot's state, to be read by the consumer.
+pub struct Restore {
+    /// The state holds exactly the entries up to and including this index.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// The bytes that the consumer wrote when the snapshot was taken; none for a cluster that
+    /// has just been founded.
+    pub state: Box<dyn io::Read + Send>,
+}
+
+impl std::fmt::Debug for Restore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Restore")
+            .field("index", &self.index)
+            .field("term", &self.term)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A contiguous range of the log, as the consumer sees it.
+#[derive(Debug)]
+pub struct Entries {
+    /// Everything up to and including this index is committed and, after this item, handed
+    /// over. Leaders' empty entries and membership changes move it without an entry in `items`.
+    pub last_index: u64,
+    /// The term of the entry at `last_index`.
+    pub last_term: u64,
+    /// The proposals among them.
+    pub items: Vec<CommittedEntry>,
+}
+
+/// One committed proposal.
+#[derive(Debug)]
+pub struct CommittedEntry {
+    /// Its index in the log.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// The command.
+    pub data: Bytes,
+    pub(crate) waiter: Option<Waiter>,
+}
+
+impl CommittedEntry {
+    /// Tells the proposer, if it waits on this member, what applying the command gave. Call it
+    /// after the state shows the command.
+    pub fn answer(self, response: Bytes) {
+        if let Some(waiter) = self.waiter {
+            waiter.answer(Outcome::Applied { index: self.index, term: self.term, response });
+        }
+    }
+}
+
+/// Where the consumer says how far it has come. Reads wait for it.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    pub(crate) cell: Arc<AppliedCell>,
+    pub(crate) wake: Sender<()>,
+}
+
+/// The consumer's progress, and whether the loop wants to be woken by it.
+#[derive(Debug, Default)]
+pub(crate) struct AppliedCell {
+    pub(crate) index: AtomicU64,
+    pub(crate) awaited: AtomicBool,
+}
+
+impl Applied {
+    /// The consumer's state now holds everything up to and including `index`. Cheap: one atomic
+    /// store unless a read waits.
+    pub fn report(&self, index: u64) {
+        self.cell.index.store(index, Ordering::SeqCst);
+        if self.cell.awaited.swap(false, Ordering::SeqCst) {
+            // Full means that a wake-up is on its way already; disconnected, that nobody waits.
+            self.wake.try_send(()).ok();
+        }
+    }
+}

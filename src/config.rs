@@ -1,0 +1,141 @@
+//! What a node needs to be told, with units, defaults and bounds.
+//!
+//! Nothing here is read from a global or repaired silently: [`Config::validate`] refuses and
+//! explains.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::membership::Founder;
+
+/// Ticks per heartbeat interval. Finer ticks than heartbeats spread elections without slowing
+/// heartbeats down.
+pub(crate) const HEARTBEAT_TICKS: u32 = 10;
+
+/// The largest encoded command that any configuration may allow, in bytes. The peer protocol's
+/// frames (4 MiB) must hold an entry with everything around it.
+pub const MAX_ENTRY_BYTES: u64 = (3 << 20) + (8 << 10);
+
+/// Everything a node is told at its start. [`Config::new`] fills in the defaults.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This member's id: any number but zero.
+    pub id: u64,
+    /// Where this member keeps its log, snapshots and identity. Created when missing.
+    pub data_dir: PathBuf,
+    /// The members a new cluster begins with, this one among them. Only looked at while the data
+    /// directory is empty; afterwards the replicated address book rules.
+    pub founders: Vec<Founder>,
+    /// Tells apart clusters that are founded with the same members.
+    pub cluster_token: String,
+    /// The address to listen on for peers. Default: the host and port of this member's own URL.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where clients reach this member, told to the others in every stream's head.
+    pub client_url: String,
+    /// How often a leader makes itself heard. Default 100 ms; at least 10 ms.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a follower asks to be elected; the actual wait is drawn between once
+    /// and one and a half times this. Default 1 s; at least five heartbeat intervals, at most
+    /// 50 s.
+    pub election_timeout: Duration,
+    /// The largest command, in bytes. Default 1 MiB + 8 KiB; at most [`MAX_ENTRY_BYTES`].
+    pub max_entry_bytes: u64,
+    /// How many proposals and reads may wait at once. Default 16,384.
+    pub max_pending: u64,
+    /// How many bytes of proposals may wait at once. Default 64 MiB.
+    pub max_pending_bytes: u64,
+    /// How long a stopping node waits for what is on its way. Default 5 s.
+    pub shutdown_timeout: Duration,
+    /// The size of a log segment in bytes. Default 64 MiB; at least 64 KiB.
+    pub wal_segment_bytes: u64,
+}
+
+impl Config {
+    /// The defaults, for member `id` of the cluster that `founders` begin.
+    #[must_use]
+    pub fn new(id: u64, founders: Vec<Founder>, data_dir: PathBuf) -> Self {
+        Self {
+            id,
+            data_dir,
+            founders,
+            cluster_token: String::new(),
+            peer_listen: None,
+            client_url: String::new(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            max_entry_bytes: (1 << 20) + (8 << 10),
+            max_pending: 16 << 10,
+            max_pending_bytes: 64 << 20,
+            shutdown_timeout: Duration::from_secs(5),
+            wal_segment_bytes: 64 << 20,
+        }
+    }
+
+    /// Refuses a configuration that cannot work.
+    ///
+    /// # Errors
+    ///
+    /// Every violated bound, each as a sentence that names the field, its value and the bound.
+    pub fn validate(&self) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        let mut check = |holds: bool, what: String| {
+            if !holds {
+                wrong.push(what);
+            }
+        };
+        check(self.id != 0, "the id is 0; ids are whole numbers from 1".into());
+        check(
+            self.founders.iter().any(|founder| founder.id == self.id),
+            format!(
+                "id {} is not in the cluster, which has {}",
+                self.id,
+                join(self.founders.iter().map(|founder| founder.id))
+            ),
+        );
+        check(
+            self.heartbeat_interval >= Duration::from_millis(10),
+            format!("heartbeat interval {:?} is below 10ms", self.heartbeat_interval),
+        );
+        check(
+            self.election_timeout >= self.heartbeat_interval * 5,
+            format!(
+                "election timeout {:?} is below five heartbeat intervals of {:?}",
+                self.election_timeout, self.heartbeat_interval
+            ),
+        );
+        check(
+            self.election_timeout <= Duration::from_secs(50),
+            format!("election timeout {:?} is above 50s", self.election_timeout),
+        );
+        check(
+            (1..=MAX_ENTRY_BYTES).contains(&self.max_entry_bytes),
+            format!("entries of {} bytes: 1 to {MAX_ENTRY_BYTES} work", self.max_entry_bytes),
+        );
+        check(self.max_pending > 0, "max_pending is 0: nothing could ever be proposed".into());
+        check(
+            self.max_pending_bytes >= self.max_entry_bytes,
+            "max_pending_bytes is below max_entry_bytes: the largest command would not fit".into(),
+        );
+        check(
+            self.wal_segment_bytes >= 64 << 10,
+            format!("log segments of {} bytes are below 64 KiB", self.wal_segment_bytes),
+        );
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    /// One tick of raft's clock.
+    pub(crate) fn tick(&self) -> Duration {
+        self.heartbeat_interval / HEARTBEAT_TICKS
+    }
+
+    /// The election timeout in ticks.
+    pub(crate) fn election_ticks(&self) -> usize {
+        let ticks = self.election_timeout.as_micros() / self.tick().as_micros().max(1);
+        usize::try_from(ticks).unwrap_or(usize::MAX)
+    }
+}
+
+fn join(ids: impl Iterator<Item = u64>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}

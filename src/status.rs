@@ -1,0 +1,126 @@
+//! What a node knows of itself and its cluster, as seen from outside its loop.
+//!
+//! The loop publishes one copy at the end of a turn in which something changed; readers take a
+//! lock that is held for a copy and never while anything is waited for.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::membership::Book;
+
+/// The part a member plays, as it believes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Asks whether it would be elected (thesis 9.6).
+    PreCandidate,
+    /// Asks to be elected.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl Role {
+    /// The role in lower case, as people write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Follower => "follower",
+            Role::PreCandidate => "pre-candidate",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+        }
+    }
+}
+
+/// A node's view of itself and its cluster at the end of its last turn.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// This member.
+    pub id: u64,
+    /// The cluster it belongs to.
+    pub cluster_id: u64,
+    /// Its role.
+    pub role: Role,
+    /// Its current term.
+    pub term: u64,
+    /// Who it believes leads; 0 when it knows of nobody.
+    pub leader_id: u64,
+    /// The last index known to be committed.
+    pub commit_index: u64,
+    /// The last index handed to the consumer.
+    pub published_index: u64,
+    /// The last index that the consumer reported as applied.
+    pub applied_index: u64,
+    /// The last index of the log on this member.
+    pub last_index: u64,
+    /// The first index of the log on this member.
+    pub first_index: u64,
+    /// The index of the newest snapshot.
+    pub snapshot_index: u64,
+    /// The membership as of `published_index`.
+    pub book: Book,
+    /// The client URLs that members gave when they last met this one, and its own.
+    pub client_urls: BTreeMap<u64, String>,
+    /// What the leader knows of each member's log: id to last index known to match. Empty off
+    /// the leader.
+    pub matched: BTreeMap<u64, u64>,
+    /// Whether a leader is known and this member has applied what was committed when it started.
+    pub ready: bool,
+}
+
+/// The cell between the loop and everyone else.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    started: Instant,
+    last_turn_ms: AtomicU64,
+    shutdown: AtomicBool,
+    status: Mutex<Status>,
+}
+
+impl Shared {
+    pub(crate) fn new(status: Status) -> Self {
+        Self {
+            started: Instant::now(),
+            last_turn_ms: AtomicU64::new(0),
+            shutdown: AtomicBool::new(false),
+            status: Mutex::new(status),
+        }
+    }
+
+    pub(crate) fn request_shutdown(&self) {
+        self.shutdown.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn shutdown_requested(&self) -> bool {
+        self.shutdown.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.lock().clone()
+    }
+
+    /// Lets the loop change what others see.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock());
+    }
+
+    pub(crate) fn turn_ended(&self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.started).as_millis();
+        self.last_turn_ms.store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_turn_age(&self) -> Duration {
+        let last = Duration::from_millis(self.last_turn_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
+        // A poisoned lock means that a reader panicked while copying: the value is whole.
+        self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
