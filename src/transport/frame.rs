@@ -1,0 +1,419 @@
+//! What travels on a stream after its heads, drawn once.
+//!
+//! ```text
+//!  0        4      5
+//!  ├ length ┼ kind ┼ payload: `length` bytes, at most 4 MiB ┤      numbers little endian
+//!
+//!  kind 1, Raft      the protobuf encoding of an eraftpb.Message
+//!
+//!  kind 2, Forward   0      8     32
+//!                    ├ term ┼ key ┼ data ┤
+//!
+//!  kind 3, Verdict   0     24        25     33       41
+//!                    ├ key ┼ refusal ┼ term ┼ leader ┤
+//! ```
+//!
+//! A key is laid out in [`crate::key`]. Nothing here knows lanes, sockets or what a message means;
+//! whether a message is fit for raft is judged where it is stepped.
+//!
+//! Invariants:
+//! - F1 What `encode` writes, `Decoder` reads back, however the bytes are cut on their way.
+//! - F2 A decoded frame shares no memory with the connection's read buffer: an entry that is kept
+//!   keeps alive its own frame at most.
+//! - F3 A length above the cap is refused before anything is allocated for it.
+
+use bytes::{Buf, Bytes, BytesMut};
+use protobuf::{CodedOutputStream, Message as _};
+use raft::eraftpb::{Entry, Message};
+
+use crate::key::Key;
+
+/// The largest payload of protocol version 1, in bytes.
+pub(super) const MAX_PAYLOAD: usize = 4 << 20;
+
+/// Length and kind.
+const HEADER_LEN: usize = 5;
+
+const RAFT: u8 = 1;
+const FORWARD: u8 = 2;
+const VERDICT: u8 = 3;
+
+const FORWARD_HEAD_LEN: usize = 8 + Key::LEN;
+const VERDICT_LEN: usize = Key::LEN + 1 + 8 + 8;
+
+/// From this size on a message's entries share one allocation; below it each entry gets its own,
+/// so that a small entry that is kept for long keeps nothing else alive.
+const SHARE_FROM: usize = 1 << 10;
+
+/// Everything that one member says to another on a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Frame {
+    /// A message of raft's own.
+    Raft(Message),
+    /// A proposal for whoever leads in exactly this term.
+    Forward {
+        /// The term that the origin knows its leader in.
+        term: u64,
+        /// The proposal's name.
+        key: Key,
+        /// The command.
+        data: Bytes,
+    },
+    /// The definite refusal of a [`Frame::Forward`].
+    Verdict {
+        /// The refused proposal.
+        key: Key,
+        /// Why.
+        refusal: VerdictKind,
+        /// The refuser's term.
+        term: u64,
+        /// Who leads in that term as far as the refuser knows; 0 for nobody.
+        leader: u64,
+    },
+}
+
+/// Why a forwarded proposal was refused. The numbers travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum VerdictKind {
+    /// The receiver does not lead in the term of the Forward.
+    NotLeader = 1,
+    /// Too much is waiting at the leader already.
+    Overloaded = 2,
+    /// The command is larger than the leader takes.
+    TooLarge = 3,
+}
+
+impl VerdictKind {
+    fn from_code(code: u8) -> Option<Self> {
+        [Self::NotLeader, Self::Overloaded, Self::TooLarge]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
+    }
+}
+
+/// Why a stream's bytes cannot be frames. The stream is lost: where the next frame would begin is
+/// not known any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("a frame of {0} bytes is above the cap of {MAX_PAYLOAD}")]
+    Oversize(usize),
+    #[error("a frame of unknown kind {0}")]
+    UnknownKind(u8),
+    #[error("a frame whose body cannot be decoded: {0}")]
+    Undecodable(String),
+}
+
+impl Frame {
+    /// The exact size of the payload. For a message it is also remembered inside, and
+    /// [`encode`](Self::encode) relies on that.
+    pub(super) fn payload_len(&self) -> usize {
+        match self {
+            Frame::Raft(message) => message.compute_size() as usize,
+            Frame::Forward { data, .. } => FORWARD_HEAD_LEN + data.len(),
+            Frame::Verdict { .. } => VERDICT_LEN,
+        }
+    }
+
+    /// What the frame takes in memory once decoded, roughly.
+    pub(super) fn memory(&self) -> usize {
+        let entries = match self {
+            Frame::Raft(message) => message.entries.len(),
+            Frame::Forward { .. } | Frame::Verdict { .. } => 0,
+        };
+        size_of::<Self>() + entries * size_of::<Entry>()
+    }
+
+    /// Appends the frame's bytes. `len` is its [`payload_len`](Self::payload_len), taken since the
+    /// frame last changed.
+    ///
+    /// # Errors
+    ///
+    /// Appends nothing when protobuf refuses.
+    pub(super) fn encode(&self, len: usize, buffer: &mut BytesMut) -> Result<(), Malformed> {
+        let kind = match self {
+            Frame::Raft(_) => RAFT,
+            Frame::Forward { .. } => FORWARD,
+            Frame::Verdict { .. } => VERDICT,
+        };
+        let start = buffer.len();
+        buffer.reserve(HEADER_LEN + len);
+        // Nothing above the cap is ever queued, and the cap is far below what a u32 holds.
+        buffer.extend_from_slice(&(len as u32).to_le_bytes());
+        buffer.extend_from_slice(&[kind]);
+        match self {
+            Frame::Raft(message) => {
+                buffer.resize(start + HEADER_LEN + len, 0);
+                let mut stream = CodedOutputStream::bytes(&mut buffer[start + HEADER_LEN..]);
+                let written = message.write_to_with_cached_sizes(&mut stream);
+                if let Err(error) = written.and_then(|()| stream.flush()) {
+                    buffer.truncate(start);
+                    return Err(Malformed::Undecodable(error.to_string()));
+                }
+            }
+            Frame::Forward { term, key, data } => {
+                buffer.extend_from_slice(&term.to_le_bytes());
+                buffer.extend_from_slice(&key.encode());
+                buffer.extend_from_slice(data);
+            }
+            Frame::Verdict { key, refusal, term, leader } => {
+                buffer.extend_from_slice(&key.encode());
+                buffer.extend_from_slice(&[*refusal as u8]);
+                buffer.extend_from_slice(&term.to_le_bytes());
+                buffer.extend_from_slice(&leader.to_le_bytes());
+            }
+        }
+        debug_assert_eq!(buffer.len(), start + HEADER_LEN + len);
+        Ok(())
+    }
+
+    fn decode(kind: u8, payload: Payload<'_>) -> Result<Self, Malformed> {
+        let undecodable = |what: String| Malformed::Undecodable(what);
+        match kind {
+            RAFT => {
+                let message = if payload.len() < SHARE_FROM {
+                    Message::parse_from_bytes(payload.as_ref())
+                } else {
+                    Message::parse_from_carllerche_bytes(&payload.into_owned())
+                };
+                message.map(Frame::Raft).map_err(|error| undecodable(error.to_string()))
+            }
+            FORWARD => {
+                let bytes = payload.as_ref();
+                let (term, key) = bytes
+                    .first_chunk::<8>()
+                    .zip(bytes.get(8..FORWARD_HEAD_LEN).and_then(Key::decode))
+                    .ok_or_else(|| undecodable(format!("a Forward of {} bytes", bytes.len())))?;
+                let term = u64::from_le_bytes(*term);
+                Ok(Frame::Forward { term, key, data: payload.owned_from(FORWARD_HEAD_LEN) })
+            }
+            VERDICT => {
+                let bytes: &[u8; VERDICT_LEN] = payload.as_ref().try_into().map_err(|_| {
+                    undecodable(format!("a Verdict of {} bytes", payload.as_ref().len()))
+                })?;
+                let (key, rest) = bytes.split_at(Key::LEN);
+                let key = Key::decode(key).expect("exactly a key's length was cut off");
+                let (code, rest) = (rest[0], rest[1..].as_chunks::<8>().0);
+                let refusal = VerdictKind::from_code(code)
+                    .ok_or_else(|| undecodable(format!("an unknown refusal {code}")))?;
+                let (term, leader) = (u64::from_le_bytes(rest[0]), u64::from_le_bytes(rest[1]));
+                Ok(Frame::Verdict { key, refusal, term, leader })
+            }
+            unknown => Err(Malformed::UnknownKind(unknown)),
+        }
+    }
+}
+
+/// A frame's payload: a piece of the connection's buffer, or already memory of its own.
+enum Payload<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl Payload<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Payload::Borrowed(bytes) => bytes,
+            Payload::Owned(bytes) => bytes,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn into_owned(self) -> Bytes {
+        self.owned_from(0)
+    }
+
+    fn owned_from(self, start: usize) -> Bytes {
+        match self {
+            Payload::Borrowed(bytes) => Bytes::copy_from_slice(&bytes[start..]),
+            Payload::Owned(bytes) => bytes.slice(start..),
+        }
+    }
+}
+
+/// Finds the frames in a stream's bytes, however they are cut.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    /// The beginning of a frame whose rest has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Decoder {
+    /// The next frame and the size of its payload; `None` when `chunk` is used up, and the rest
+    /// of a frame is to come with the next one.
+    pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<(Frame, usize)>, Malformed> {
+        if self.partial.is_empty()
+            && let Some(header) = chunk.first_chunk::<HEADER_LEN>()
+        {
+            let (len, kind) = parse_header(*header)?;
+            if let Some(payload) = chunk.get(HEADER_LEN..HEADER_LEN + len) {
+                let frame = Frame::decode(kind, Payload::Borrowed(payload))?;
+                chunk.advance(HEADER_LEN + len);
+                return Ok(Some((frame, len)));
+            }
+        }
+        self.fill(HEADER_LEN, chunk);
+        let Some(header) = self.partial.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let (len, kind) = parse_header(*header)?;
+        self.fill(HEADER_LEN + len, chunk);
+        if self.partial.len() < HEADER_LEN + len {
+            return Ok(None);
+        }
+        let whole = Bytes::from(std::mem::take(&mut self.partial));
+        let frame = Frame::decode(kind, Payload::Owned(whole.slice(HEADER_LEN..)))?;
+        Ok(Some((frame, len)))
+    }
+
+    /// Whether the stream ends between two frames.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.partial.is_empty()
+    }
+
+    fn fill(&mut self, wanted: usize, chunk: &mut Bytes) {
+        let missing = wanted.saturating_sub(self.partial.len());
+        self.partial.reserve_exact(missing);
+        let taken = chunk.split_to(missing.min(chunk.len()));
+        self.partial.extend_from_slice(&taken);
+    }
+}
+
+fn parse_header(header: [u8; HEADER_LEN]) -> Result<(usize, u8), Malformed> {
+    let [a, b, c, d, kind] = header;
+    let len = u32::from_le_bytes([a, b, c, d]) as usize;
+    if len > MAX_PAYLOAD {
+        return Err(Malformed::Oversize(len));
+    }
+    if !matches!(kind, RAFT | FORWARD | VERDICT) {
+        return Err(Malformed::UnknownKind(kind));
+    }
+    Ok((len, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::{EntryType, MessageType};
+
+    fn key() -> Key {
+        Key { node: 1, nonce: 2, sequence: 3 }
+    }
+
+    fn append() -> Frame {
+        let mut entry = Entry::default();
+        entry.set_entry_type(EntryType::EntryNormal);
+        (entry.term, entry.index) = (5, 8);
+        entry.data = Bytes::from_static(b"put");
+        entry.context = Bytes::from_static(b"k");
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgAppend);
+        (message.from, message.to, message.term) = (1, 2, 5);
+        (message.log_term, message.index, message.commit) = (4, 7, 6);
+        message.entries = vec![entry].into();
+        Frame::Raft(message)
+    }
+
+    fn verdict() -> Frame {
+        Frame::Verdict { key: key(), refusal: VerdictKind::Overloaded, term: 9, leader: 7 }
+    }
+
+    fn forward() -> Frame {
+        Frame::Forward { term: 258, key: key(), data: Bytes::from_static(b"xy") }
+    }
+
+    fn encoded(frame: &Frame) -> BytesMut {
+        let mut buffer = BytesMut::new();
+        frame.encode(frame.payload_len(), &mut buffer).unwrap();
+        buffer
+    }
+
+    fn decoded(pieces: &[&[u8]]) -> Result<Vec<Frame>, Malformed> {
+        let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
+        for piece in pieces {
+            let mut chunk = Bytes::copy_from_slice(piece);
+            while let Some((frame, _)) = decoder.next(&mut chunk)? {
+                frames.push(frame);
+            }
+            assert!(chunk.is_empty());
+        }
+        Ok(frames)
+    }
+
+    /// Members of different builds talk to each other: the bytes of every kind are pinned.
+    #[test]
+    fn frame_bytes_are_pinned() {
+        let key = "010000000000000002000000000000000300000000000000";
+        let table = [
+            (
+                append(),
+                "1c00000001080310021801200528043007\
+                 3a0c1005180822037075743201 6b4006"
+                    .replace(' ', ""),
+            ),
+            (forward(), format!("2200000002{}{key}7879", "0201000000000000")),
+            (verdict(), format!("2900000003{key}02{}{}", "0900000000000000", "0700000000000000")),
+        ];
+        for (frame, golden) in table {
+            let bytes = encoded(&frame);
+            let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            assert_eq!(hex, golden, "{frame:?}");
+            assert_eq!(decoded(&[&bytes]).unwrap(), [frame]);
+        }
+    }
+
+    /// TCP cuts where it likes (F1): every cut of three frames gives the three frames.
+    #[test]
+    fn frames_survive_every_cut() {
+        let frames = [append(), forward(), verdict()];
+        let bytes = frames.iter().flat_map(encoded).collect::<Vec<_>>();
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                assert_eq!(decoded(&pieces).unwrap(), frames, "cut at {first} and {second}");
+            }
+        }
+        for end in 0..encoded(&frames[0]).len() {
+            assert_eq!(decoded(&[&bytes[..end]]).unwrap(), []);
+        }
+    }
+
+    /// A large message is parsed in place of its own copy; the result must be the same.
+    #[test]
+    fn large_messages_are_read_back() {
+        let Frame::Raft(mut message) = append() else { unreachable!() };
+        let large = Entry { data: vec![7; 100_000].into(), ..message.entries[0].clone() };
+        message.entries = vec![message.entries[0].clone(), large].into();
+        let bytes = encoded(&Frame::Raft(message.clone()));
+        assert_eq!(decoded(&[&bytes]).unwrap(), [Frame::Raft(message.clone())]);
+        let pieces = bytes.chunks(1000).collect::<Vec<_>>();
+        assert_eq!(decoded(&pieces).unwrap(), [Frame::Raft(message)]);
+    }
+
+    /// What cannot be a frame is named, and nothing is allocated for its length (F3).
+    #[test]
+    fn malformed_frames_are_named() {
+        let frame = |len: u32, kind: u8, payload: &[u8]| {
+            [&len.to_le_bytes()[..], &[kind], payload].concat()
+        };
+        let cap = MAX_PAYLOAD as u32;
+        assert_eq!(decoded(&[&frame(cap, RAFT, &[])]).unwrap(), []);
+        let table = [
+            (frame(cap + 1, RAFT, &[]), "above the cap"),
+            (frame(0, 0, &[]), "unknown kind 0"),
+            (frame(9, 4, &[]), "unknown kind 4"),
+            (frame(2, RAFT, &[0xff, 0xff]), "cannot be decoded"),
+            (frame(31, FORWARD, &[0; 31]), "a Forward of 31 bytes"),
+            (frame(40, VERDICT, &[0; 40]), "a Verdict of 40 bytes"),
+            (frame(42, VERDICT, &[1; 42]), "a Verdict of 42 bytes"),
+            (frame(41, VERDICT, &[0; 41]), "unknown refusal 0"),
+        ];
+        for (bytes, expected) in table {
+            let error = decoded(&[&bytes]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{bytes:?} gave {error:?}");
+            let (start, end) = bytes.split_at(3);
+            assert!(decoded(&[start, end]).unwrap_err().to_string().contains(expected));
+        }
+    }
+}

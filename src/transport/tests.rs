@@ -1,0 +1,1 @@
+//! Whole transports over loopback sockets, and hand-made peers that misbehave.
