@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 Commit::Entries(entries) => {
                     for item in entries.items {
-                        let added = std::str::from_utf8(&item.data).ok().and_then(|n| n.parse().ok());
+                        let added =
+                            std::str::from_utf8(&item.data).ok().and_then(|n| n.parse().ok());
                         counter = counter.wrapping_add(added.unwrap_or(0));
                         item.answer(counter.to_string().into());
                     }

@@ -170,8 +170,8 @@ fn recover(
     logger: &Logger,
 ) -> Result<Recovered, Error> {
     let file = path.join(IDENTITY);
-    let bytes = wal::fs::read_file(&**fs, &file, 4096)
-        .map_err(|source| unusable("read", &file, source))?;
+    let bytes =
+        wal::fs::read_file(&**fs, &file, 4096).map_err(|source| unusable("read", &file, source))?;
     let identity = Identity::decode(&bytes)
         .map_err(|what| Error::Corrupt(format!("{} {what}", file.display())))?;
     if identity.node != config.id {
@@ -189,7 +189,7 @@ fn recover(
         .map_err(|error| starting(error, path))?;
     if let Some(torn) = &opened.torn {
         warn!(logger, "cut the torn end of the log: a batch that was never acknowledged";
-            "path" => %torn.file.display(), "offset" => torn.offset, "bytes" => torn.bytes);
+            "path" => %torn.path.display(), "offset" => torn.offset, "bytes" => torn.bytes);
     }
     let header = load_snapshot(fs, &path.join(SNAP), &wal, logger)?;
     if header.cluster != identity.cluster {
@@ -201,7 +201,11 @@ fn recover(
         )));
     }
     let flags = Book::founding(&config.founders);
-    if flags.members.iter().map(|(id, m)| (id, &m.url)).ne(header.book.members.iter().map(|(id, m)| (id, &m.url)))
+    if flags.members.iter().map(|(id, m)| (id, &m.url)).ne(header
+        .book
+        .members
+        .iter()
+        .map(|(id, m)| (id, &m.url)))
     {
         info!(logger, "--cluster differs from the address book, which rules";
             "path" => %path.display());

@@ -190,7 +190,13 @@ impl Storage {
             bytes += weight(entry);
             first || bytes <= max_bytes
         };
-        Ok(self.tail.range(skip.min(self.tail.len())..).take(take).take_while(fits).cloned().collect())
+        Ok(self
+            .tail
+            .range(skip.min(self.tail.len())..)
+            .take(take)
+            .take_while(fits)
+            .cloned()
+            .collect())
     }
 
     fn extend_tail(&mut self, entries: Vec<Entry>) {

@@ -76,8 +76,13 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
         MsgTimeoutNow if message.from != view.leader_id => {
             Verdict::Drop("a hand-over from someone who does not lead")
         }
-        MsgHeartbeat | MsgAppendResponse | MsgHeartbeatResponse | MsgRequestVote
-        | MsgRequestVoteResponse | MsgRequestPreVote | MsgRequestPreVoteResponse
+        MsgHeartbeat
+        | MsgAppendResponse
+        | MsgHeartbeatResponse
+        | MsgRequestVote
+        | MsgRequestVoteResponse
+        | MsgRequestPreVote
+        | MsgRequestPreVoteResponse
         | MsgTimeoutNow => Verdict::Accept,
         MsgHup | MsgBeat | MsgPropose | MsgSnapshot | MsgUnreachable | MsgSnapStatus
         | MsgCheckQuorum | MsgTransferLeader => Verdict::Drop("a kind that no peer sends"),

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wal::fs::{Fs, Loss, MemFs};
+use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
 use super::core::{Core, Parts};
 use crate::channel::{AppliedCell, Limits, Request, Restore};
@@ -103,8 +103,7 @@ impl Cluster {
     fn new(ids: &[u64], seed: u64) -> Self {
         let founders: Vec<Founder> =
             founders().into_iter().filter(|founder| ids.contains(&founder.id)).collect();
-        let member =
-            |id: &u64| (*id, boot(*id, MemFs::new(), founders.clone(), seed).unwrap());
+        let member = |id: &u64| (*id, boot(*id, MemFs::new(), founders.clone(), seed).unwrap());
         Self {
             members: ids.iter().map(member).collect(),
             network: VecDeque::new(),
@@ -217,7 +216,7 @@ impl Cluster {
     /// Ends a member, loses what its disk had not synced, and starts it again.
     fn crash(&mut self, id: u64) {
         let member = self.members.remove(&id).unwrap();
-        let survived = member.fs.crash(Loss::Unsynced);
+        let survived = member.fs.crash(Loss::Everything);
         drop(member);
         self.seed += 1;
         self.members.insert(id, boot(id, survived, founders(), self.seed).unwrap());
@@ -318,10 +317,7 @@ fn without_a_leader_the_deadline_refuses() {
     for _ in 0..600 {
         cluster.tick();
     }
-    assert_eq!(
-        pending.wait_timeout(Duration::ZERO),
-        Some(Outcome::Refused(Refusal::NoLeader))
-    );
+    assert_eq!(pending.wait_timeout(Duration::ZERO), Some(Outcome::Refused(Refusal::NoLeader)));
     assert_eq!(read.wait_timeout(Duration::ZERO), Some(Read::Refused(Refusal::NoLeader)));
 }
 
@@ -404,7 +400,8 @@ fn nothing_is_promised_before_the_sync() {
         .and_then(|at| cluster.network.remove(at))
         .expect("the leader's append leaves before its own sync is even asked for");
     cluster.network.clear();
-    cluster.member(follower).fs.fail_syncs();
+    const EIO: i32 = 5;
+    cluster.member(follower).fs.inject(Op::Sync, 0, Fault::Error(EIO));
     let error = cluster.deliver(from, follower, frame).unwrap_err();
     assert!(matches!(error, Error::Disk(_)), "{error}");
     assert!(cluster.network.is_empty(), "a promise left without its sync");
