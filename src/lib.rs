@@ -11,3 +11,5 @@ mod node;
 pub use config::{Config, MAX_ENTRY_BYTES};
 pub use error::Error;
 pub use node::{Channels, Node};
+#[doc(hidden)]
+pub mod testing;
