@@ -52,6 +52,8 @@
 //! - N8 Every accepted proposal gets exactly one outcome, and it is true.
 
 pub mod membership;
+#[doc(hidden)]
+pub mod testing;
 
 mod channel;
 mod config;
