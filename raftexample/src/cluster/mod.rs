@@ -49,7 +49,8 @@ enum Verb {
         /// Processes of the running cluster.
         names: Vec<String>,
         /// How long a process may take to stop before it is killed.
-        #[arg(long, value_name = "DURATION", default_value = "10s", conflicts_with = "names", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", default_value = "10s", conflicts_with = "names")]
+        #[arg(value_parser = humantime::parse_duration)]
         grace: Duration,
     },
     /// Stops processes (SIGTERM, after the grace SIGKILL); without NAME, stops everything.
