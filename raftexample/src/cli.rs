@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt::{Display, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -54,7 +55,23 @@ struct Cli {
 
 /// What runs instead of a member.
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Runs the processes of a Procfile and steers them by name.
+    Cluster(crate::cluster::Args),
+    /// Measures committed writes per second and their latency.
+    Bench(crate::bench::Args),
+}
+
+impl Command {
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self {
+            Command::Cluster(args) => crate::cluster::run(args),
+            Command::Bench(args) => crate::bench::run(args),
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {

@@ -11,8 +11,11 @@
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
 //! - [`run`]: a node's life from its settings to its exit code.
+//! - [`cluster`]: the Procfile runner, and [`bench`]: the load generator.
 
+pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod httpapi;
 pub mod kvstore;

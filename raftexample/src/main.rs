@@ -8,7 +8,7 @@ use raftexample::cli::{self, Request};
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Request::Run(settings) => raftexample::run::run(settings),
-        Request::Command(command) => match command {},
+        Request::Command(command) => command.run(),
         Request::Print(text) => {
             // Nobody is left to tell when standard output is closed.
             std::io::stdout().lock().write_all(text.as_bytes()).ok();

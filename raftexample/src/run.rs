@@ -29,6 +29,8 @@ const CANNOT_START: u8 = 1;
 const CORRUPT: u8 = 3;
 /// A write or a sync failed.
 const DISK: u8 = 4;
+/// This member no longer has what it acknowledged.
+const LOST: u8 = 5;
 /// A rule of the program's own was broken.
 const BUG: u8 = 70;
 /// It was told a second time to stop, and did not wait.
@@ -98,6 +100,7 @@ impl From<Error> for Failure {
             Error::Listen { .. } | Error::Locked { .. } | Error::Unusable { .. } => CANNOT_START,
             Error::Foreign { .. } | Error::Corrupt(_) => CORRUPT,
             Error::Disk(_) => DISK,
+            Error::LostData(_) => LOST,
             Error::Invariant(_) => BUG,
             Error::Interrupted => 0,
         };
@@ -204,8 +207,8 @@ async fn start(
 ) -> Result<Option<(Node, raftnode::Channels)>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut starting = {
-        let (_stop, logger) = (Arc::clone(&stop), logger.clone());
-        on_a_thread("start", move || Node::start(config, &logger))?
+        let (stop, logger) = (Arc::clone(&stop), logger.clone());
+        on_a_thread("start", move || Node::start(config, &logger, &stop))?
     };
     let started = tokio::select! {
         started = &mut starting => started,

@@ -35,7 +35,7 @@ const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Measure committed writes per second, with three members of its own or against `--targets`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// Client URLs of a running cluster; without it three members are started and stopped again.
     #[arg(long, value_delimiter = ',', value_name = "URL,URL,...")]
     targets: Vec<Url>,
@@ -71,7 +71,7 @@ pub(crate) struct Args {
 }
 
 /// Runs the measurement and prints it; 1 when it failed, whose reason is then on standard error.
-pub(crate) fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::new(format!("cannot start: {error}"))),

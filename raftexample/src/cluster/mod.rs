@@ -34,7 +34,7 @@ use control::{Reply, Request};
 /// The arguments of `raftexample cluster`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 done, 1 could not, 2 usage.")]
-pub(crate) struct Args {
+pub struct Args {
     /// The Procfile; its directory is where the processes run and the runner is found.
     #[arg(short = 'f', long, global = true, value_name = "FILE", default_value = "Procfile")]
     procfile: PathBuf,
@@ -89,7 +89,7 @@ struct Place {
 }
 
 /// Runs one `cluster` command to its end.
-pub(crate) fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
     let result = Place::find(&args.procfile).and_then(|place| match args.verb {
         Verb::Start { names, grace } if names.is_empty() => start(&place, grace),
         verb => steer(&place, request(verb)).map(|()| ExitCode::SUCCESS),
