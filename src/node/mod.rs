@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
-use slog::{Logger, error, info, o, warn};
+use slog::{Logger, error, info, warn};
 use wal::fs::{DiskFs, Fs};
 
 use self::core::{Core, Parts};
@@ -79,7 +79,7 @@ impl Node {
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
         config.validate().map_err(Error::Config)?;
-        let logger = logger.new(o!("id" => config.id));
+        let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
         let directory = Directory::inspect(fs, &config.data_dir)?;
         let listener = bind(&config)?;
@@ -99,7 +99,7 @@ impl Node {
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
         config.validate().map_err(Error::Config)?;
-        let logger = logger.new(o!("id" => config.id));
+        let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
         let directory = Directory::inspect(fs, &config.data_dir)?;
         Self::run(config, directory, listener, stop, logger)
