@@ -31,7 +31,7 @@ pub const VERSION: &str = env!("RAFTEXAMPLE_VERSION");
 #[derive(Debug)]
 pub enum Request {
     /// To run a member.
-    Run(Settings),
+    Run(Box<Settings>),
     /// To run a subcommand.
     Command(Command),
     /// To print this and end well.
@@ -209,7 +209,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Request {
     match cli.run.settings() {
         Err(line) => Request::Refuse(line),
         Ok(settings) if print_config => Request::Print(settings.describe(&matches)),
-        Ok(settings) => Request::Run(settings),
+        Ok(settings) => Request::Run(Box::new(settings)),
     }
 }
 
@@ -402,7 +402,7 @@ mod tests {
 
     fn settings(words: &str) -> Settings {
         match parse_words(words) {
-            Request::Run(settings) => settings,
+            Request::Run(settings) => *settings,
             other => panic!("{words:?} gave {other:?}"),
         }
     }

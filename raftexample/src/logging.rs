@@ -72,7 +72,6 @@ impl Format {
 }
 
 /// The process's logger. Whatever was logged is written when the guard is dropped.
-#[must_use]
 pub fn start(level: Level, format: Format) -> (Logger, slog_async::AsyncGuard) {
     let (drain, guard) = slog_async::Async::new(Sink::new(format).ignore_res())
         .chan_size(QUEUE_RECORDS)
@@ -84,7 +83,6 @@ pub fn start(level: Level, format: Format) -> (Logger, slog_async::AsyncGuard) {
 }
 
 /// A logger that has written when it returns: for last words.
-#[must_use]
 pub fn last_words(format: Format) -> Logger {
     Logger::root(Mutex::new(Sink::new(format).ignore_res()).fuse(), o!())
 }

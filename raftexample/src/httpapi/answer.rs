@@ -76,6 +76,7 @@ impl Fault {
         Self { closes: true, ..self }
     }
 
+    #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
