@@ -287,6 +287,8 @@ impl Drop for Shell {
                 let _closed = writeln!(io::stderr(), "--- background {number}:\n{log}");
             }
         }
+        // A shell that is not in the middle of a command ends at once; any other is told below.
+        let _gone = self.stdin.write_all(b"exit\n");
         // The group first, kindly: a cluster that is told to ends its members. In a pid namespace of
         // their own all end with the shell; without one this is all there is.
         if let Some(group) = Pid::from_raw(self.child.id() as i32) {
