@@ -72,6 +72,8 @@ mod index;
 pub mod record;
 mod replay;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 pub use error::{Error, Result};

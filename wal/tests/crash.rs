@@ -1,4 +1,5 @@
 //! A machine that loses power at any point of any operation, twice.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test panics and reports")]
 
 mod common;
 

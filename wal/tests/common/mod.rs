@@ -1,5 +1,6 @@
 //! What the tests share: a model of the log, steps on it, and a seeded source of chance.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test panics and reports")]
 
 use std::{path::Path, sync::Arc};
 
@@ -159,8 +160,8 @@ pub fn batch(step: &Step) -> Batch {
         let (left, right) = entry.payload.split_at(entry.payload.len() / 2);
         batch.push_entry(entry.index, entry.term, entry.is_conf_change, &[left, right]);
     }
-    marker.into_iter().for_each(|marker| batch.set_marker(*marker));
-    hard_state.into_iter().for_each(|state| batch.set_hard_state(*state));
+    marker.iter().for_each(|marker| batch.set_marker(*marker));
+    hard_state.iter().for_each(|state| batch.set_hard_state(*state));
     batch
 }
 
