@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{DIR, Model, Step, create, models, open, script, take};
+use common::{DIR, Model, Step, create, entry, models, open, save, script, take};
 use wal::{
     Error,
     fs::{Access, Fs, Loss, MemFs, read_file},
@@ -49,7 +49,7 @@ impl Log {
         let at = at.unwrap_or_else(|| panic!("{wal:?} was never saved"));
         let mut next = self.models[at].clone();
         let term = next.hard_state.term;
-        let step = common::save(None, [common::entry(next.last_index() + 1, term, 1)], None);
+        let step = save(None, [entry(next.last_index() + 1, term, 1)], None);
         next.apply(&step);
         take(&mut wal, &step).unwrap();
         drop(wal);
@@ -131,24 +131,28 @@ fn every_flipped_byte_is_refused_or_costs_the_last_batch_alone() {
 /// A whole sector lost from the last batch alone is a torn write; from any other it is damage.
 #[test]
 fn every_zeroed_sector_is_refused_or_cuts_the_last_batch() {
-    let mut steps = script()[..5].to_vec();
-    steps.push(common::save(None, [common::entry(8, 3, 1200)], None));
-    let log = Log::of(&steps);
-    for path in &log.segments {
-        let bytes = log.bytes(path);
-        let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-        let last_batch = end.next_multiple_of(512) - 3 * 512;
-        for at in (0..bytes.len()).step_by(512) {
-            if bytes[at..at + 512].iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            let fs = log.copy();
-            let file = fs.open(path, Access::ReadWrite).unwrap();
-            file.write_all_at(at as u64, &[0; 512]).unwrap();
-            if path == log.last() && at >= last_batch {
-                assert_eq!(log.held(&fs).unwrap(), steps.len() - 1);
-            } else {
-                refused(open(&fs));
+    let several_segments = [&script()[..5], &[save(None, [entry(8, 3, 600)], None)]].concat();
+    let one_segment = [
+        save(None, [entry(2, 1, 600)], None),
+        save(None, [entry(3, 1, 10)], None),
+        save(None, [entry(4, 1, 600)], None),
+    ];
+    for steps in [&several_segments[..], &one_segment] {
+        let log = Log::of(steps);
+        assert_eq!(log.segments.len() > 1, steps.len() > 3);
+        for path in &log.segments {
+            let bytes = log.bytes(path);
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+            let last_batch = end.next_multiple_of(512) - 2 * 512;
+            for at in (0..end).step_by(512) {
+                let fs = log.copy();
+                let file = fs.open(path, Access::ReadWrite).unwrap();
+                file.write_all_at(at as u64, &[0; 512]).unwrap();
+                if path == log.last() && at >= last_batch {
+                    assert_eq!(log.held(&fs).unwrap(), steps.len() - 1);
+                } else {
+                    refused(open(&fs));
+                }
             }
         }
     }
@@ -157,8 +161,8 @@ fn every_zeroed_sector_is_refused_or_cuts_the_last_batch() {
 /// A payload of zeros does not make a whole but damaged batch look torn.
 #[test]
 fn a_damaged_batch_with_zero_sectors_is_not_torn() {
-    let zeros = wal::Entry { payload: vec![0; 3000].into(), ..common::entry(2, 1, 0) };
-    let log = Log::of(&[common::save(None, [zeros], None)]);
+    let zeros = wal::Entry { payload: vec![0; 3000].into(), ..entry(2, 1, 0) };
+    let log = Log::of(&[save(None, [zeros], None)]);
     let fs = log.copy();
     let file = fs.open(log.last(), Access::ReadWrite).unwrap();
     file.write_all_at(1024 + 100, &[1]).unwrap();
