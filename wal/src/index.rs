@@ -193,7 +193,7 @@ impl LogIndex {
             );
             if first.index <= last.index {
                 let index = first.index - 1;
-                // Below the base only when a head is followed by what it has forbidden to release.
+                // At the base or below it: a log that begins there was released too far.
                 let Some(term) = self.term(index) else {
                     return Err(Breach(format!("W5: entry {} is below the log", first.index)));
                 };

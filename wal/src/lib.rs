@@ -55,7 +55,7 @@
 //! | creating a segment | `*.wal.tmp` | deletes it |
 //! | sealing a segment | it, unsealed, and a newest one holding its head alone | writes the seal |
 //! | appending | a last frame with missing sectors | cuts it off and zeroes it |
-//! | deleting a segment | the segment or not | goes on |
+//! | deleting segments | `*.wal.released` | deletes it and all before it |
 //!
 //! The table assumes that a sector of 512 bytes is written whole or not at all, that a sector
 //! allocated and never written reads as zeros, and that a synced one stays as it is.
@@ -72,6 +72,8 @@ mod index;
 pub mod record;
 mod replay;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 pub use error::{Error, Result};

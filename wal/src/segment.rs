@@ -40,6 +40,7 @@ pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"raftwal\x1a";
 const SUFFIX: &str = ".wal";
 const TMP_SUFFIX: &str = ".wal.tmp";
+const RELEASED_SUFFIX: &str = ".wal.released";
 pub(crate) const HEADER_LEN: usize = SECTOR as usize;
 const CHECKSUM_AT: usize = HEADER_LEN - 8;
 
@@ -154,6 +155,10 @@ pub(crate) enum Name {
     },
     /// What a crash left of a segment's creation.
     Unfinished,
+    /// What a crash left of a release: this segment and all before it were to be deleted.
+    Released {
+        sequence: u64,
+    },
     /// Ends as a segment's name does, but is none.
     Malformed,
     /// None of ours.
@@ -173,11 +178,41 @@ pub(crate) fn parse_name(name: &OsStr) -> Name {
     if let Some(stem) = name.strip_suffix(TMP_SUFFIX) {
         return if numbers(stem).is_some() { Name::Unfinished } else { Name::Other };
     }
+    if let Some(stem) = name.strip_suffix(RELEASED_SUFFIX) {
+        return numbers(stem).map_or(Name::Other, |(sequence, _)| Name::Released { sequence });
+    }
     match name.strip_suffix(SUFFIX).map(numbers) {
         Some(Some((sequence, first_index))) => Name::Segment { sequence, first_index },
         Some(None) => Name::Malformed,
         None => Name::Other,
     }
+}
+
+/// Deletes the segments at these paths, oldest first, so that a crash leaves all or none.
+///
+/// The log could not be replayed from each of them, and must not have a gap, so one rename decides:
+/// a name that says released stands for itself and all before it.
+pub(crate) fn delete(fs: &dyn Fs, dir: &Path, paths: &[PathBuf]) -> Result<()> {
+    let Some((newest, older)) = paths.split_last() else { return Ok(()) };
+    let released = newest.with_extension("wal.released");
+    fs.rename(newest, &released).context("rename", newest)?;
+    fs.sync_dir(dir).context("sync", dir)?;
+    finish_delete(fs, dir, older, &released)
+}
+
+/// Goes on with a deletion that a rename has decided.
+pub(crate) fn finish_delete(
+    fs: &dyn Fs,
+    dir: &Path,
+    older: &[PathBuf],
+    released: &Path,
+) -> Result<()> {
+    for path in older {
+        fs.remove_file(path).context("remove", path)?;
+    }
+    fs.sync_dir(dir).context("sync", dir)?;
+    fs.remove_file(released).context("remove", released)?;
+    fs.sync_dir(dir).context("sync", dir)
 }
 
 /// Creates a segment with its head, durable under its final name on return.

@@ -50,8 +50,8 @@ pub struct Opened {
     pub torn: Option<Torn>,
     /// The segment whose seal a crash had prevented and which is sealed now.
     pub sealed: Option<PathBuf>,
-    /// Files of segments that a crash had left unfinished, removed now.
-    pub unfinished: Vec<PathBuf>,
+    /// Files of a creation or a release that a crash had interrupted, removed now.
+    pub leftovers: Vec<PathBuf>,
 }
 
 /// A batch whose write a crash has interrupted.
@@ -157,15 +157,20 @@ impl Wal {
         options: Options,
         stop: &dyn Fn() -> bool,
     ) -> Result<(Wal, Opened)> {
-        let (names, unfinished) = survey(&*fs, dir)?;
+        let Found { names, unfinished, doomed, released } = survey(&*fs, dir)?;
         let Replayed { segments, index, end, head_end, unsealed, torn } =
             replay(&*fs, dir, &names, &options, stop)?;
 
         // Only now is anything changed: a log that is refused stays as it was found.
-        for path in &unfinished {
+        let mut opened = Opened { torn, sealed: None, leftovers: unfinished };
+        for path in &opened.leftovers {
             fs.remove_file(path).context("remove", path)?;
         }
-        let mut opened = Opened { torn, sealed: None, unfinished };
+        if let Some(released) = released {
+            segment::finish_delete(&*fs, dir, &doomed, &released)?;
+            opened.leftovers.extend(doomed);
+            opened.leftovers.push(released);
+        }
         if let (Some(end), [.., segment, _]) = (unsealed, &segments[..]) {
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
@@ -338,15 +343,13 @@ impl Wal {
         let Some(first) = self.first_needed(through) else { return Ok(Released::default()) };
         self.latching(|wal| {
             let mut released = Released::default();
-            for _ in 0..first {
-                let segment = &wal.segments[0];
+            let doomed: Vec<_> = wal.segments.drain(..first).collect();
+            for segment in &doomed {
                 released.bytes += segment.file.size().context("measure", &segment.path)?;
-                wal.fs.remove_file(&segment.path).context("remove", &segment.path)?;
-                // One at a time, oldest first: a crash must not leave a gap.
-                wal.fs.sync_dir(&wal.dir).context("sync", &wal.dir)?;
-                wal.segments.remove(0);
                 released.n_segments += 1;
             }
+            let paths: Vec<_> = doomed.into_iter().map(|segment| segment.path).collect();
+            segment::delete(&*wal.fs, &wal.dir, &paths)?;
             let head = &wal.segments[0];
             wal.index.release(head.header.sequence, head.header.base, head.head_marker);
             Ok(released)
@@ -437,24 +440,40 @@ impl fmt::Debug for Wal {
     }
 }
 
-/// Sequence and first index of each segment in order, and the files that are no segments yet.
-type Names = (Vec<(u64, u64)>, Vec<PathBuf>);
+/// What is in the log's directory.
+#[derive(Default)]
+struct Found {
+    /// Sequence and first index of each segment, oldest first.
+    names: Vec<(u64, u64)>,
+    unfinished: Vec<PathBuf>,
+    /// Segments before the one that `released` says is released.
+    doomed: Vec<PathBuf>,
+    released: Option<PathBuf>,
+}
 
-fn survey(fs: &dyn Fs, dir: &Path) -> Result<Names> {
-    let mut names = Vec::new();
-    let mut unfinished = Vec::new();
+fn survey(fs: &dyn Fs, dir: &Path) -> Result<Found> {
+    let mut found = Found::default();
+    let mut released_sequence = 0;
     for name in fs.list(dir).context("list", dir)? {
         match parse_name(&name) {
-            Name::Segment { sequence, first_index } => names.push((sequence, first_index)),
-            Name::Unfinished => unfinished.push(dir.join(name)),
-            Name::Malformed => {
+            Name::Segment { sequence, first_index } => found.names.push((sequence, first_index)),
+            Name::Unfinished => found.unfinished.push(dir.join(name)),
+            Name::Released { sequence } if found.released.is_none() => {
+                released_sequence = sequence;
+                found.released = Some(dir.join(name));
+            }
+            // A release is finished before the next is begun.
+            Name::Released { .. } | Name::Malformed => {
                 return Err(Error::Foreign { path: dir.join(name), what: Foreign::Name });
             }
             Name::Other => {}
         }
     }
-    names.sort_unstable();
-    for pair in names.windows(2) {
+    found.names.sort_unstable();
+    let kept = found.names.partition_point(|name| name.0 <= released_sequence);
+    let doomed = found.names.drain(..kept);
+    found.doomed = doomed.map(|(s, first)| dir.join(segment::file_name(s, first))).collect();
+    for pair in found.names.windows(2) {
         let (before, after) = (pair[0].0, pair[1].0);
         if after == before {
             let path = dir.join(segment::file_name(pair[1].0, pair[1].1));
@@ -465,7 +484,7 @@ fn survey(fs: &dyn Fs, dir: &Path) -> Result<Names> {
             return Err(Error::Missing { path, why: "the segments around it are there" });
         }
     }
-    Ok((names, unfinished))
+    Ok(found)
 }
 
 fn seal(segment: &Segment, end: End) -> Result<()> {

@@ -251,8 +251,9 @@ impl Handle {
         }
         let mut state = self.fs.state();
         let begun = state.begin(op);
+        let is_failed_sync = op == Op::Sync && begun.is_err() && !state.stopped;
         let file = state.file(self.id)?;
-        if op == Op::Sync && begun.is_err() {
+        if is_failed_sync {
             file.stale.append(&mut file.dirty);
         }
         begun?;

@@ -1,0 +1,206 @@
+//! What the tests share: a model of the log, steps on it, and a seeded source of chance.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test panics and reports")]
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use wal::{Batch, Entry, Error, HardState, Marker, Opened, Options, Wal, fs::MemFs};
+
+pub const DIR: &str = "/wal";
+pub const OPTIONS: Options = Options { cluster: 0xc1, node: 3, segment_bytes: 4096 };
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    Save { marker: Option<Marker>, entries: Vec<Entry>, hard_state: Option<HardState> },
+    Release(u64),
+}
+
+/// What a log must hold, as simply as it can be said.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Model {
+    pub base: (u64, u64),
+    pub entries: Vec<Entry>,
+    pub hard_state: HardState,
+    pub marker: Option<Marker>,
+    /// How far entries may have been released.
+    pub released: u64,
+}
+
+impl Model {
+    pub fn genesis() -> Self {
+        let marker = Marker { index: 1, term: 1, checksum: 0xabc };
+        let hard_state = HardState { term: 1, vote: 0, commit: 1 };
+        Model { base: (1, 1), hard_state, marker: Some(marker), ..Model::default() }
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.base.0 + self.entries.len() as u64
+    }
+
+    pub fn term(&self, index: u64) -> Option<u64> {
+        if index == self.base.0 {
+            return Some(self.base.1);
+        }
+        let at = usize::try_from(index.checked_sub(self.base.0 + 1)?).unwrap();
+        self.entries.get(at).map(|entry| entry.term)
+    }
+
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Release(through) => self.released = self.released.max(*through),
+            Step::Save { marker, entries, hard_state } => {
+                if let Some(marker) = marker {
+                    if self.term(marker.index) != Some(marker.term) {
+                        self.entries.clear();
+                        self.base = (marker.index, marker.term);
+                    }
+                    self.hard_state.commit = self.hard_state.commit.max(marker.index);
+                    self.marker = Some(*marker);
+                }
+                for entry in entries {
+                    self.entries.truncate((entry.index - self.base.0 - 1) as usize);
+                    self.entries.push(entry.clone());
+                }
+                self.hard_state = hard_state.unwrap_or(self.hard_state);
+            }
+        }
+    }
+
+    /// Whether the log is this model, but for entries that were released.
+    pub fn is(&self, wal: &Wal) -> bool {
+        let first = wal.first_index();
+        let same = wal.last_index() == self.last_index()
+            && wal.hard_state() == self.hard_state
+            && wal.marker() == self.marker
+            && first > self.base.0
+            && first <= self.released.max(self.base.0) + 1
+            && wal.term(first - 1) == self.term(first - 1)
+            && wal.term(self.last_index() + 1).is_none();
+        if !same {
+            return false;
+        }
+        let kept = &self.entries[(first - self.base.0 - 1) as usize..];
+        let conf_changes: Vec<u64> =
+            kept.iter().filter(|entry| entry.is_conf_change).map(|entry| entry.index).collect();
+        kept.iter().all(|entry| wal.term(entry.index) == Some(entry.term))
+            && wal.conf_changes(0, u64::MAX).collect::<Vec<_>>() == conf_changes
+            && all(wal) == kept
+    }
+}
+
+pub fn all(wal: &Wal) -> Vec<Entry> {
+    match (wal.first_index(), wal.last_index()) {
+        (first, last) if first <= last => wal.entries(first, last + 1, u64::MAX).unwrap(),
+        _ => Vec::new(),
+    }
+}
+
+pub fn entry(index: u64, term: u64, length: usize) -> Entry {
+    let payload = Bytes::from(vec![(index * 16 + term) as u8 | 1; length]);
+    Entry { index, term, is_conf_change: index.is_multiple_of(3), payload }
+}
+
+pub fn save(
+    marker: Option<(u64, u64)>,
+    entries: impl IntoIterator<Item = Entry>,
+    hard_state: Option<(u64, u64, u64)>,
+) -> Step {
+    Step::Save {
+        marker: marker.map(|(index, term)| Marker { index, term, checksum: index ^ term }),
+        entries: entries.into_iter().collect(),
+        hard_state: hard_state.map(|(term, vote, commit)| HardState { term, vote, commit }),
+    }
+}
+
+/// Every kind of step, over several segments of 4 KiB.
+pub fn script() -> Vec<Step> {
+    vec![
+        save(None, [entry(2, 1, 100), entry(3, 1, 900)], Some((1, 2, 1))),
+        save(None, [entry(4, 1, 0), entry(5, 1, 600), entry(6, 1, 20)], None),
+        save(None, [], Some((2, 0, 3))),
+        save(None, [entry(5, 2, 40), entry(6, 2, 700)], Some((2, 3, 4))),
+        save(None, [entry(7, 2, 30)], Some((3, 1, 6))),
+        save(Some((6, 2)), [], None),
+        Step::Release(6),
+        save(None, [entry(8, 3, 5000)], None),
+        save(None, [entry(8, 3, 300), entry(9, 3, 300)], Some((3, 1, 8))),
+        save(Some((20, 3)), [], Some((3, 1, 20))),
+        save(None, [entry(21, 3, 1500)], None),
+        save(None, [entry(22, 3, 1500)], Some((3, 1, 21))),
+        save(Some((21, 3)), [entry(23, 3, 10)], None),
+        Step::Release(21),
+        save(None, [entry(24, 3, 10)], Some((4, 0, 23))),
+    ]
+}
+
+pub fn create(fs: &MemFs) -> Result<Wal, Error> {
+    let genesis = Model::genesis();
+    let mut batch = Batch::new();
+    batch.set_marker(genesis.marker.unwrap());
+    batch.set_hard_state(genesis.hard_state);
+    Wal::create(Arc::new(fs.clone()), Path::new(DIR), OPTIONS, &mut batch)
+}
+
+pub fn open(fs: &MemFs) -> Result<(Wal, Opened), Error> {
+    Wal::open(Arc::new(fs.clone()), Path::new(DIR), OPTIONS, &|| false)
+}
+
+pub fn take(wal: &mut Wal, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::Release(through) => wal.release(*through).map(drop),
+        Step::Save { .. } => wal.save(&mut batch(step)),
+    }
+}
+
+pub fn batch(step: &Step) -> Batch {
+    let Step::Save { marker, entries, hard_state } = step else { panic!("{step:?} saves nothing") };
+    let mut batch = Batch::new();
+    for entry in entries {
+        let (left, right) = entry.payload.split_at(entry.payload.len() / 2);
+        batch.push_entry(entry.index, entry.term, entry.is_conf_change, &[left, right]);
+    }
+    marker.iter().for_each(|marker| batch.set_marker(*marker));
+    hard_state.iter().for_each(|state| batch.set_hard_state(*state));
+    batch
+}
+
+/// The models before the first step, after it, after the second, and so on.
+pub fn models(steps: &[Step]) -> Vec<Model> {
+    let mut model = Model::genesis();
+    let mut models = vec![model.clone()];
+    for step in steps {
+        model.apply(step);
+        models.push(model.clone());
+    }
+    models
+}
+
+/// splitmix64
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// Seeded by the variable `WAL_SEED`, or by the clock; prints the seed for a failing test.
+    pub fn from_env() -> Self {
+        let seed = std::env::var("WAL_SEED").ok().map(|seed| seed.parse().unwrap());
+        let seed = seed.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.unwrap().as_nanos() as u64
+        });
+        println!("WAL_SEED={seed}");
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}

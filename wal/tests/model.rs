@@ -1,0 +1,191 @@
+//! Long random lives of a log beside a model of it, and the ways in which a disk can say no.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test panics and reports")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{DIR, Model, Random, Step, all, create, entry, open, save, script, take};
+use wal::{
+    Error,
+    fs::{Fault, Fs, Loss, MemFs, Op},
+};
+
+/// A step that the rules allow.
+fn step(random: &mut Random, model: &Model) -> Step {
+    let marker = model.marker.unwrap();
+    let old = model.hard_state;
+    match random.below(12) {
+        0 => return Step::Release(marker.index - random.below(3).min(marker.index)),
+        1 => {
+            let index = old.commit;
+            let term = model.term(index).unwrap();
+            return save(Some((index, term)), [], None);
+        }
+        2 if random.below(4) == 0 => {
+            let index = model.last_index() + 1 + random.below(9);
+            return save(Some((index, old.term)), [], Some((old.term, old.vote, index)));
+        }
+        3 if model.last_index() > old.commit => {
+            // A snapshot whose entry the log holds in another term.
+            let index = old.commit + 1;
+            let term = old.term + 1;
+            return save(Some((index, term)), [], Some((term, 0, index)));
+        }
+        _ => {}
+    }
+    let term = old.term + u64::from(random.below(5) == 0);
+    let first = match random.below(6) {
+        0 => old.commit + 1 + random.below(model.last_index() - old.commit + 1),
+        _ => model.last_index() + 1,
+    };
+    let n = random.below(5);
+    let lengths = [0, 1, 100, 450, 600, 2000];
+    let entries: Vec<_> = (first..first + n)
+        .map(|index| {
+            // Bits of chance tell an entry from the one it replaces.
+            let mut entry = entry(index, term, lengths[random.below(6) as usize]);
+            let payload = entry.payload.iter().map(|_| random.next() as u8).collect::<Vec<_>>();
+            entry.payload = payload.into();
+            entry
+        })
+        .collect();
+    let last = if n == 0 { model.last_index() } else { first + n - 1 };
+    let commit = old.commit + random.below(last - old.commit + 1);
+    let vote = if term > old.term || old.vote == 0 { random.below(4) } else { old.vote };
+    save(None, entries, Some((term, vote, commit)))
+}
+
+/// Whatever a node does and whenever it stops, the log is what the model says.
+#[test]
+fn random_lives_match_the_model() {
+    let mut random = Random::from_env();
+    let (mut n_steps, mut n_crashes, mut n_segments) = (0, 0, 0);
+    for _ in 0..60 {
+        let mut fs = MemFs::new();
+        let mut wal = create(&fs).unwrap();
+        let mut model = Model::genesis();
+        for _ in 0..200 {
+            let step = step(&mut random, &model);
+            let mut next = model.clone();
+            next.apply(&step);
+            if random.below(15) == 0 {
+                fs.inject(Op::Any, random.below(6), Fault::Stop);
+            }
+            let is_done = take(&mut wal, &step).is_ok();
+            if is_done {
+                model = next.clone();
+                assert!(model.is(&wal), "{wal:?} is not {model:#?}");
+            }
+            n_steps += 1;
+            if !is_done || random.below(20) == 0 {
+                let seed = random.next();
+                fs = fs
+                    .crash([Loss::Everything, Loss::Nothing, Loss::Some(seed)][seed as usize % 3]);
+                wal = open(&fs).unwrap().0;
+                if !model.is(&wal) {
+                    assert!(next.is(&wal), "{wal:?} is neither {model:#?} nor {next:#?}");
+                    model = next;
+                }
+                n_crashes += 1;
+            }
+            n_segments = n_segments.max(wal.n_segments());
+        }
+    }
+    println!("{n_steps} steps, {n_crashes} crashes, at most {n_segments} segments");
+    assert!(n_segments > 3);
+}
+
+/// Any part of the log can be read, under any bound.
+#[test]
+fn every_range_and_bound_reads_the_same_entries() {
+    let fs = MemFs::new();
+    let mut wal = create(&fs).unwrap();
+    script()[..5].iter().for_each(|step| take(&mut wal, step).unwrap());
+    let all = all(&wal);
+    let (first, last) = (wal.first_index(), wal.last_index());
+    for low in first..=last {
+        for high in low + 1..=last + 1 {
+            for bound in (0..2000).step_by(8) {
+                let found = wal.entries(low, high, bound).unwrap();
+                let expected = &all[(low - first) as usize..][..found.len()];
+                assert_eq!(found, expected);
+                let size = |n: usize| -> u64 {
+                    let expected = &all[(low - first) as usize..][..n];
+                    expected.iter().map(|entry| entry.payload.len() as u64 + 24).sum()
+                };
+                assert!(found.len() == 1 || size(found.len()) <= bound);
+                let is_all = low + found.len() as u64 == high;
+                assert!(is_all || size(found.len() + 1) > bound);
+            }
+        }
+    }
+}
+
+/// A read is verified each time: what changed since the opening is not handed out.
+#[test]
+fn an_entry_that_changed_on_disk_is_not_returned() {
+    let fs = MemFs::new();
+    let mut wal = create(&fs).unwrap();
+    take(&mut wal, &script()[0]).unwrap();
+    let name = fs.list(Path::new(DIR)).unwrap().remove(0);
+    let file = fs.open(&Path::new(DIR).join(name), wal::fs::Access::ReadWrite).unwrap();
+    file.write_all_at(1024 + 200, b"?").unwrap();
+    assert!(matches!(wal.entries(2, 4, u64::MAX), Err(Error::Corrupt { .. })));
+}
+
+/// After any failed operation nothing is written any more, and a restart finds all that was saved.
+#[test]
+fn every_failed_operation_latches() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    let steps = script();
+    let models = common::models(&steps);
+    let mut n_latched = 0;
+    for (op, code) in [
+        (Op::Write, EIO),
+        (Op::Write, ENOSPC),
+        (Op::Sync, EIO),
+        (Op::Allocate, ENOSPC),
+        (Op::Any, EIO),
+    ] {
+        for nth in 0.. {
+            let fs = MemFs::new();
+            let mut wal = create(&fs).unwrap();
+            fs.inject(op, nth, Fault::Error(code));
+            let Some(failed) = steps.iter().position(|step| take(&mut wal, step).is_err()) else {
+                break;
+            };
+            let before = fs.count(Op::Any);
+            assert!(matches!(take(&mut wal, &steps[failed]), Err(Error::Latched)));
+            assert!(matches!(wal.release(0), Err(Error::Latched)));
+            assert!(matches!(wal.entries(2, 3, 0), Err(Error::Latched)));
+            assert_eq!(fs.count(Op::Any), before, "something was tried again");
+            drop(wal);
+            let (wal, _) = open(&fs.crash(Loss::Everything)).unwrap();
+            assert!(models[failed..=failed + 1].iter().any(|model| model.is(&wal)), "{wal:?}");
+            n_latched += 1;
+        }
+    }
+    println!("{n_latched} failed operations");
+    assert!(n_latched > 50);
+}
+
+/// Short writes are completed.
+#[test]
+fn a_short_write_is_completed() {
+    let steps = script();
+    let models = common::models(&steps);
+    for nth in 0.. {
+        let fs = MemFs::new();
+        let mut wal = create(&fs).unwrap();
+        let before = fs.count(Op::Write);
+        fs.inject(Op::Write, nth, Fault::Short);
+        steps.iter().for_each(|step| take(&mut wal, step).unwrap());
+        let (wal, _) = open(&fs.crash(Loss::Everything)).unwrap();
+        assert!(models[steps.len()].is(&wal));
+        if before + nth >= fs.count(Op::Write) {
+            break;
+        }
+    }
+}
