@@ -1,9 +1,9 @@
 //! How members talk to each other: streams of frames over HTTP, one for bulk and one for control.
 //!
 //! ```text
-//!  loop ──send──► queue (peer, lane) ──► dialler ══ POST /raft/stream/<lane> ══► listener ──► inbox
-//!                                          ▲                                       │
-//!                                          └── the peer's head, then an echo ──────┘
+//!  send ──► queue (peer, lane) ──► dialler ══ POST /raft/stream/<lane> ══► listener ──► inbox
+//!                                     ▲                                      │
+//!                                     └───── the peer's head, then an echo ──┘
 //! ```
 //!
 //! Everything but [`Transport`]'s own methods runs on one thread with a runtime of its own, so

@@ -489,7 +489,7 @@ fn a_newer_stream_silences_the_older_one() {
     let mut writer = Raw::new(old.socket.get_ref().try_clone().unwrap());
     let writing = thread::spawn(move || {
         // Ends with an error when the stream is replaced.
-        (0..9).try_for_each(|nth| writer.write(&encoded(&large(2, 1, nth))))
+        (0..60).try_for_each(|nth| writer.write(&encoded(&large(2, 1, nth))))
     });
     let mut held = Vec::new();
     for nth in 0..3 {
@@ -684,11 +684,11 @@ fn a_peer_that_does_not_read_is_dialled_again() {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        node
+        (node, bulk)
     });
     let again = Raw::accept(&fake);
     assert!(again.first_line.contains("control"), "{}", again.first_line);
-    let node = echoing.join().unwrap();
+    let (node, _bulk) = echoing.join().unwrap();
     let error = node.transport.peers()[0].last_error.clone().unwrap();
     assert!(error.contains("nothing could be written"), "{error}");
 }
@@ -857,7 +857,8 @@ fn measure_appends() {
                 let ack = ack;
                 for _ in 0..messages {
                     two.next_frame();
-                    ack.send(()).unwrap();
+                    // Nobody counts the last ones.
+                    ack.send(()).ok();
                 }
             });
             for nth in 0..messages {
