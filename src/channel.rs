@@ -377,6 +377,8 @@ pub struct Entries {
     pub last_term: u64,
     /// The proposals among them.
     pub items: Vec<CommittedEntry>,
+    /// What it weighs against the bound of the queue it waits in.
+    pub(crate) bytes: u64,
 }
 
 /// One committed proposal.

@@ -51,6 +51,9 @@ pub enum Error {
     /// that was acknowledged is.
     #[error("disk error: {0}")]
     Disk(String),
+    /// This member no longer has what it once acknowledged. It must not go on under its id.
+    #[error("this member lost acknowledged data: {0}")]
+    LostData(String),
     /// A rule of the node's own was broken: a bug. The message names the rule.
     #[error("broken invariant: {0}")]
     Invariant(String),

@@ -1,16 +1,78 @@
-//! raftnode
-mod channel;
-mod key;
+//! Everything that raft-rs leaves out: an event loop, a write-ahead log, a transport, exact
+//! outcomes and linearizable reads, behind a handle and a commit channel.
+//!
+//! A node has two inputs, proposals and reads, and one ordered output, commits:
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//! use std::time::{Duration, Instant};
+//! use raftnode::{Commit, Config, Node, membership};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let founders = membership::parse_cluster("http://127.0.0.1:9021")?;
+//! let config = Config::new(1, founders, "state-1".into());
+//! let logger = slog::Logger::root(slog::Discard, slog::o!());
+//! let (node, channels) = Node::start(config, &logger, &AtomicBool::new(false))?;
+//! let handle = channels.handle.clone();
+//! std::thread::spawn(move || {
+//!     for commit in channels.commits {
+//!         match commit {
+//!             Commit::Restore(restore) => channels.applied.report(restore.index),
+//!             Commit::Entries(entries) => {
+//!                 // Apply every item to your state here, then say how far it has come.
+//!                 channels.applied.report(entries.last_index);
+//!                 entries.items.into_iter().for_each(|item| item.answer("done".into()));
+//!             }
+//!         }
+//!     }
+//! });
+//! let outcome = handle.propose("hello".into(), Instant::now() + Duration::from_secs(5))?.wait();
+//! println!("{outcome:?}");
+//! handle.shutdown();
+//! node.join()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Invariants
+//!
+//! The rules that the whole node keeps. Asserts and tests name them.
+//!
+//! - N1 snapshot index <= published <= commit index <= last index; applied <= published.
+//! - N2 No message that promises durability leaves before the sync that makes it true returned,
+//!   nor any message of a Ready that changes term or vote.
+//! - N3 The commit channel carries contiguous ranges, each index once; after `Restore(i)` only
+//!   indexes above i follow.
+//! - N4 A snapshot labelled i contains exactly the entries 1..=i and the membership as of i.
+//! - N5 The newest marker at or below the commit index has its snapshot file, and the log covers
+//!   every index after it; snapshot files without a marker are deleted at open.
+//! - N6 Replay returns a prefix of what was saved that holds everything synced, cut only at a
+//!   torn last batch; all else is refused as corrupt.
+//! - N7 Term, vote and commit index never regress on disk.
+//! - N8 Every accepted proposal gets exactly one outcome, and it is true.
+
 pub mod membership;
-mod status;
-// The node's loop is its only user.
-#[cfg_attr(not(test), expect(dead_code, reason = "the node's loop is not there yet"))]
-mod transport;
-pub use channel::*;
-pub use status::{Role, Status};
+#[doc(hidden)]
+pub mod testing;
+
+mod channel;
 mod config;
+mod directory;
 mod error;
+mod identity;
+mod key;
 mod node;
+mod snapshot;
+mod status;
+mod storage;
+mod transport;
+mod vet;
+
+pub use channel::{
+    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, Outcome, Pending, Read,
+    Refusal, Restore, Unknown,
+};
 pub use config::{Config, MAX_ENTRY_BYTES};
 pub use error::Error;
 pub use node::{Channels, Node};
+pub use status::{Role, Status};

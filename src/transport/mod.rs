@@ -46,7 +46,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub(crate) use self::frame::Frame;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the node's loop is not there yet"))]
 pub(crate) use self::frame::VerdictKind;
 use self::head::Head;
 use self::listener::{Slot, Streams};

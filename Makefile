@@ -1,0 +1,40 @@
+# run · cluster · test · check · fix · bench
+#
+# PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
+
+PROFILE ?= release
+TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
+BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
+
+.PHONY: run cluster build test check fix bench bench-compare deny
+
+# Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
+run: build
+	@echo "Three members start now; Ctrl-C stops them. In another terminal, try:"
+	@echo "  curl -L http://127.0.0.1:12380/my-key -XPUT -d bar"
+	@echo "  curl -L http://127.0.0.1:22380/my-key"
+	@echo "  curl -L http://127.0.0.1:32380/_status"
+	@exec $(BIN) cluster start
+
+# As run, without the hints.
+cluster: build
+	@exec $(BIN) cluster start
+
+build:
+	cargo build --profile $(PROFILE) -p raftexample
+
+# The whole fast suite. Doc tests are part of it.
+test:
+	cargo test --workspace --all-targets
+	cargo test --workspace --doc
+
+# The read-only gate: changes nothing, runs no test.
+check:
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# What `check` can have mended by itself.
+fix:
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged

@@ -1,0 +1,255 @@
+//! The closed loop of PUTs, and the two questions it asks a cluster first: ready? who leads?
+//!
+//! It must cost little, for it shares the machine with what it measures: one task a connection on one
+//! thread, the connection polled in the same task, nothing spawned and nothing but the path allocated
+//! for a request.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use url::Url;
+
+use super::members::Seat;
+use super::round::{Failure, Keys, Recorder, Round, Window};
+
+/// For a question that a healthy member answers at once.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+const LEADER_POLL: Duration = Duration::from_millis(50);
+/// A status of a hundred members with long URLs fits.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Longer than any `--request-timeout` that makes sense: a write still unanswered then is lost.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A member's client port: where to connect, and the name to ask for.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    address: String,
+    host: HeaderValue,
+}
+
+/// One level's load.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) connections: u16,
+    pub(crate) window: Window,
+    pub(crate) n_keys: u64,
+    pub(crate) value: Bytes,
+}
+
+/// The part of `/_status` that says who leads.
+#[derive(Deserialize)]
+struct Status {
+    role: String,
+    leader: Option<LeaderStatus>,
+}
+
+#[derive(Deserialize)]
+struct LeaderStatus {
+    url: Option<String>,
+}
+
+type Link = (SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>);
+
+/// Whether every member says it is ready.
+pub(crate) async fn all_ready(seats: &[Seat]) -> bool {
+    for seat in seats {
+        match Target::of_seat(seat).get("/_ready").await {
+            Ok((status, _)) if status.is_success() => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The member that says it leads, or failing that the one another names.
+pub(crate) async fn find_leader(targets: &[Target], timeout: Duration) -> Result<Target, Failure> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let mut problem = String::from("nobody leads");
+        let mut named = None;
+        for target in targets {
+            match target.status().await {
+                Ok(status) if status.role == "leader" => return Ok(target.clone()),
+                Ok(status) => named = status.leader.and_then(|leader| leader.url).or(named),
+                Err(failure) => problem = failure.to_string(),
+            }
+        }
+        if let Some(url) = named {
+            let url = Url::parse(&url)
+                .map_err(|error| Failure::new(format!("the leader's URL {url}: {error}")))?;
+            return Target::of_url(&url);
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!("no leader after {timeout:?}: {problem}")));
+        }
+        tokio::time::sleep(LEADER_POLL).await;
+    }
+}
+
+impl Target {
+    pub(crate) fn of_seat(seat: &Seat) -> Target {
+        let address = format!("127.0.0.1:{}", seat.client_port);
+        let host = HeaderValue::try_from(&address).expect("digits and dots are a header value");
+        Target { address, host }
+    }
+
+    pub(crate) fn of_url(url: &Url) -> Result<Target, Failure> {
+        let bad = || Failure::new(format!("{url} is not a client URL, http://host:port"));
+        if url.scheme() != "http" {
+            return Err(bad());
+        }
+        let host = url.host_str().ok_or_else(bad)?;
+        let port = url.port_or_known_default().ok_or_else(bad)?;
+        let address = format!("{host}:{port}");
+        let host = HeaderValue::try_from(&address).map_err(|_| bad())?;
+        Ok(Target { address, host })
+    }
+
+    async fn connect(&self) -> Result<Link, Failure> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(format!("cannot connect to {}: {error}", self.address))
+        };
+        let stream = TcpStream::connect(&self.address).await.map_err(|error| failed(&error))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))
+    }
+
+    fn request(&self, method: Method, path: String, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            Uri::from_maybe_shared(Bytes::from(path)).expect("our paths are letters and digits");
+        request.headers_mut().insert(HOST, self.host.clone());
+        request
+    }
+
+    /// One question on a connection of its own.
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        let ask = async {
+            let (mut sender, connection) = self.connect().await?;
+            let failed = |error: &dyn std::fmt::Display| {
+                Failure::new(format!("GET {path} at {}: {error}", self.address))
+            };
+            let answer = async {
+                let request = self.request(Method::GET, path.to_owned(), Bytes::new());
+                let response =
+                    sender.send_request(request).await.map_err(|error| failed(&error))?;
+                let (head, body) = response.into_parts();
+                let body = Limited::new(body, MAX_ANSWER_BYTES);
+                let body = body.collect().await.map_err(|error| failed(&error))?;
+                Ok((head.status, body.to_bytes()))
+            };
+            let mut answer = pin!(answer);
+            tokio::select! {
+                biased;
+                answered = &mut answer => answered,
+                // A closed connection may leave the last answer to be read.
+                _ = connection => answer.await,
+            }
+        };
+        tokio::time::timeout(QUESTION_TIMEOUT, ask)
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(format!("{} does not answer", self.address))))
+    }
+
+    async fn status(&self) -> Result<Status, Failure> {
+        let (code, body) = self.get("/_status").await?;
+        if code != StatusCode::OK {
+            return Err(Failure::new(format!("GET /_status at {}: {code}", self.address)));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(format!("GET /_status at {}: not a status: {error}", self.address))
+        })
+    }
+}
+
+impl Load {
+    /// One round: connects, loads for the window, waits for the last answers.
+    pub(crate) async fn run(&self, leader: &Target) -> Result<Round, Failure> {
+        let mut links = Vec::new();
+        for _ in 0..self.connections {
+            links.push(leader.connect().await?);
+        }
+        let recorder = Rc::new(RefCell::new(Recorder::start(self.window)));
+        let mut tasks = JoinSet::new();
+        for (number, link) in (0..self.connections).zip(links) {
+            let keys = Keys::of_connection(number, self.n_keys);
+            let (leader, value, recorder) = (leader.clone(), self.value.clone(), recorder.clone());
+            tasks.spawn_local(async move { drive(link, &leader, value, keys, &recorder).await });
+        }
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let timeout = self.window.warm_up + self.window.length + STALL_TIMEOUT;
+        if tokio::time::timeout(timeout, all).await.is_err() {
+            return Err(Failure::new(format!(
+                "{} of {} connections got no answer for {STALL_TIMEOUT:?}",
+                tasks.len(),
+                self.connections,
+            )));
+        }
+        let recorder = Rc::into_inner(recorder).expect("every task that shared it has ended");
+        recorder.into_inner().finish()
+    }
+}
+
+/// Writes on one connection until the round is over or the connection is.
+async fn drive(
+    (mut sender, connection): Link,
+    leader: &Target,
+    value: Bytes,
+    mut keys: Keys,
+    recorder: &RefCell<Recorder>,
+) {
+    let write = async {
+        let mut sent = Instant::now();
+        loop {
+            let path = format!("/k{:08}", keys.pick());
+            let answer =
+                sender.send_request(leader.request(Method::PUT, path, value.clone())).await;
+            let now = Instant::now();
+            let goes_on = match answer {
+                Ok(response) if response.status() == StatusCode::NO_CONTENT => {
+                    recorder.borrow_mut().committed(sent, now)
+                }
+                Ok(response) => {
+                    let reason = describe(response).await;
+                    recorder.borrow_mut().failed(now, || reason)
+                }
+                Err(error) => {
+                    recorder.borrow_mut().failed(now, || format!("PUT: {error}"));
+                    false
+                }
+            };
+            if !goes_on {
+                break;
+            }
+            sent = now;
+        }
+    };
+    let mut write = pin!(write);
+    tokio::select! {
+        biased;
+        () = &mut write => {}
+        // It ends when the server closes it; the write under way then learns that.
+        _ = connection => write.await,
+    }
+}
+
+async fn describe(response: Response<Incoming>) -> String {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    // The status says enough when the body cannot be had.
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    format!("PUT answered {status} {}", String::from_utf8_lossy(&body))
+}

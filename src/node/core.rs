@@ -1,0 +1,735 @@
+//! raft, its storage and everything that waits for them, stepped by hand: no thread, no clock,
+//! no socket. The loop in [`super`] feeds it; tests feed it too.
+//!
+//! Refuses to block and to look at the time. Messages leave through the `send` argument, in the
+//! order that durability allows (N2); commits leave through `outgoing`, in log order (N3).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+use raft::{RawNode, ReadState, SoftState, StateRole};
+use slog::{Logger, debug, info, warn};
+
+use super::proposals::Proposals;
+use super::reads::{self, Reads};
+use crate::channel::{
+    AppliedCell, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
+};
+use crate::config::HEARTBEAT_TICKS;
+use crate::key::Key;
+use crate::membership::Book;
+use crate::status::{Role, Shared};
+use crate::storage::{ENTRY_OVERHEAD, Storage, weight};
+use crate::transport::{Frame, VerdictKind};
+use crate::vet::{self, vet};
+use crate::{Config, Error};
+
+/// Committed entries that wait for room on the commit channel, in bytes. What does not fit is
+/// read from the log again when there is room: enough to keep a consumer busy while that happens.
+const OUTGOING_BYTES: u64 = 8 << 20;
+
+/// One item on the commit channel holds about this many bytes, so that a consumer shows its
+/// progress often and the channel's few places bound its memory.
+const ITEM_BYTES: u64 = 1 << 20;
+
+/// One message to raft proposes at most this much: what one append carries.
+const PROPOSE_BYTES: u64 = MAX_SIZE_PER_MESSAGE;
+
+/// An append carries about this many bytes of entries (raft's own bound counts them nearly so).
+const MAX_SIZE_PER_MESSAGE: u64 = 1 << 20;
+/// How many appends may be under way to one peer.
+pub(crate) const MAX_INFLIGHT_MESSAGES: usize = 16;
+/// Entries that a leader has accepted and not yet committed.
+const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// What one Ready hands over of the committed log.
+const MAX_COMMITTED_BYTES: u64 = 4 << 20;
+
+/// Where messages go: to a member, without waiting.
+pub(crate) type Send<'a> = &'a mut dyn FnMut(u64, Frame);
+
+/// A proposal that another member forwarded, until the end of the batch.
+struct Forwarded {
+    from: u64,
+    term: u64,
+    key: Key,
+    data: Bytes,
+}
+
+pub(crate) struct Core {
+    id: u64,
+    raw: RawNode<Storage>,
+    book: Book,
+    /// The last index put on `outgoing`; the loop's one cursor.
+    published: u64,
+    published_term: u64,
+    /// The last index that raft handed out; beyond `published` where there was no room.
+    handed: u64,
+    outgoing: VecDeque<Commit>,
+    outgoing_bytes: u64,
+    proposals: Proposals,
+    forwarded: Vec<Forwarded>,
+    reads: Reads,
+    applied: Arc<AppliedCell>,
+    /// What was committed when this process started: readiness waits for it.
+    commit_at_start: u64,
+    ticks: u64,
+    election: ElectionTimer,
+    max_entry_bytes: u64,
+    /// The states of the last Ready, to see whether anything but committed entries is new.
+    last_soft: SoftState,
+    last_hard: HardState,
+    dropped: BTreeMap<&'static str, u64>,
+    logger: Logger,
+}
+
+/// What a new core is made of.
+pub(crate) struct Parts {
+    pub(crate) storage: Storage,
+    pub(crate) book: Book,
+    pub(crate) restore: Restore,
+    pub(crate) applied: Arc<AppliedCell>,
+    pub(crate) nonce: u64,
+    pub(crate) seed: u64,
+}
+
+impl Core {
+    /// # Errors
+    ///
+    /// raft refuses the configuration or what it finds in the storage.
+    pub(crate) fn new(config: &Config, parts: Parts, logger: &Logger) -> Result<Self, Error> {
+        let Parts { storage, book, restore, applied, nonce, seed } = parts;
+        let election_tick = config.election_ticks();
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick,
+            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            min_election_tick: election_tick + 1,
+            max_election_tick: election_tick * 3 / 2,
+            applied: storage.snapshot_index(),
+            max_size_per_msg: MAX_SIZE_PER_MESSAGE,
+            max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            ..raft::Config::default()
+        };
+        let commit_at_start = storage.hard_state().commit;
+        let raw = RawNode::new(&raft_config, storage, logger)
+            .map_err(|error| Error::Invariant(format!("raft refuses to start: {error}")))?;
+        applied.index.store(restore.index, std::sync::atomic::Ordering::SeqCst);
+        let mut core = Self {
+            id: config.id,
+            last_soft: raw.raft.soft_state(),
+            last_hard: raw.raft.hard_state(),
+            book,
+            published: restore.index,
+            published_term: restore.term,
+            handed: restore.index,
+            outgoing: VecDeque::from([Commit::Restore(restore)]),
+            outgoing_bytes: 0,
+            proposals: Proposals::new(config.id, nonce),
+            forwarded: Vec::new(),
+            reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
+            applied,
+            commit_at_start,
+            ticks: 0,
+            election: ElectionTimer::new(seed, election_tick),
+            max_entry_bytes: config.max_entry_bytes,
+            dropped: BTreeMap::new(),
+            raw,
+            logger: logger.clone(),
+        };
+        core.pin_election_timeout();
+        // Nobody else could lead: waiting for a timeout would only cost its users a second.
+        if core.book.voters().eq([core.id]) {
+            core.raw.campaign().map_err(|error| Error::Invariant(error.to_string()))?;
+        }
+        Ok(core)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(crate) fn leader_id(&self) -> u64 {
+        self.raw.raft.leader_id
+    }
+
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Nobody waits for an answer of this member.
+    pub(crate) fn is_idle(&self) -> bool {
+        let owed = |commit: &Commit| match commit {
+            Commit::Restore(_) => false,
+            Commit::Entries(entries) => entries.items.iter().any(|item| item.waiter.is_some()),
+        };
+        self.proposals.is_empty() && self.reads.is_empty() && !self.outgoing.iter().any(owed)
+    }
+
+    /// There is work that no event will announce.
+    pub(crate) fn has_work(&self) -> bool {
+        self.raw.store().has_deferred()
+    }
+
+    /// Takes a local proposal in; [`finish_turn`](Self::finish_turn) gives it to a leader.
+    pub(crate) fn propose(&mut self, proposal: Proposal) {
+        self.proposals.park(proposal);
+    }
+
+    /// Takes a read in; [`finish_turn`](Self::finish_turn) asks for its index.
+    pub(crate) fn read(&mut self, request: ReadRequest) {
+        self.reads.push(request);
+    }
+
+    /// Takes what a peer sent.
+    ///
+    /// # Errors
+    ///
+    /// What ends the node: a disk error, or proof that this member lost acknowledged data.
+    pub(crate) fn receive(&mut self, from: u64, frame: Frame, send: Send<'_>) -> Result<(), Error> {
+        match frame {
+            Frame::Raft(message) => self.step(message, send),
+            Frame::Forward { term, key, data } => {
+                if data.len() as u64 > self.max_entry_bytes {
+                    self.refuse_forward(from, key, VerdictKind::TooLarge, send);
+                } else {
+                    self.forwarded.push(Forwarded { from, term, key, data });
+                }
+                Ok(())
+            }
+            Frame::Verdict { key, refusal, .. } => {
+                let refusal = match refusal {
+                    VerdictKind::NotLeader => Refusal::NoLeader,
+                    VerdictKind::Overloaded => Refusal::Overloaded,
+                    VerdictKind::TooLarge => Refusal::TooLarge,
+                };
+                self.proposals.refused(key, refusal);
+                Ok(())
+            }
+        }
+    }
+
+    /// A stream to this peer broke: what was under way to it may be lost.
+    pub(crate) fn unreachable(&mut self, peer: u64) {
+        self.raw.report_unreachable(peer);
+    }
+
+    /// This forwarded proposal never left.
+    pub(crate) fn unsent(&mut self, key: Key) {
+        self.proposals.refused(key, Refusal::NoLeader);
+    }
+
+    fn step(&mut self, message: Message, send: Send<'_>) -> Result<(), Error> {
+        let raft = &self.raw.raft;
+        let view = vet::View {
+            term: raft.term,
+            last_index: raft.raft_log.last_index(),
+            leader_id: raft.leader_id,
+            sender_known: self.book.members.contains_key(&message.from),
+        };
+        match vet(&message, view) {
+            vet::Verdict::Accept => {}
+            vet::Verdict::Drop(reason) => {
+                let count = self.dropped.entry(reason).or_default();
+                *count += 1;
+                // The first of each kind is news, the thousandth is a flood.
+                if count.is_power_of_two() {
+                    warn!(self.logger, "dropped a message: {}", reason; "from" => message.from,
+                        "kind" => ?message.get_msg_type(), "term" => message.term,
+                        "dropped" => *count);
+                }
+                return Ok(());
+            }
+            vet::Verdict::Lost(what) => return Err(Error::LostData(what)),
+        }
+        // raft becomes leader on a vote and asserts that its log is persisted then: these kinds
+        // are stepped only when no Ready is outstanding (raft.rs:1214).
+        let decides = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestVoteResponse
+                | MessageType::MsgRequestPreVoteResponse
+                | MessageType::MsgTimeoutNow
+        );
+        if decides {
+            self.handle_ready(send)?;
+        }
+        let (from, kind) = (message.from, message.get_msg_type());
+        if let Err(error) = self.raw.step(message) {
+            debug!(self.logger, "raft refused a message"; "from" => from, "kind" => ?kind,
+                "error" => %error);
+        }
+        self.pin_election_timeout();
+        if decides { self.handle_ready(send) } else { Ok(()) }
+    }
+
+    /// Moves raft's clock by one tick, after everything that came before it was handled.
+    ///
+    /// # Errors
+    ///
+    /// What ends the node.
+    pub(crate) fn tick(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
+        self.handle_ready(send)?;
+        self.ticks += 1;
+        let before = self.raw.raft.election_elapsed;
+        self.raw.tick();
+        if self.raw.raft.election_elapsed < before && !self.leads() {
+            self.election.fired();
+        }
+        self.pin_election_timeout();
+        if self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
+            self.proposals.expire(now);
+            let leader_known = self.leader_id() != raft::INVALID_ID;
+            self.reads.expire(now, leader_known);
+        }
+        Ok(())
+    }
+
+    /// Gives waiting proposals to the leader, handles what raft has ready and moves the reads.
+    ///
+    /// # Errors
+    ///
+    /// What ends the node.
+    pub(crate) fn finish_turn(&mut self, send: Send<'_>) -> Result<(), Error> {
+        for context in self.raw.mut_store().begin_turn() {
+            self.raw.on_entries_fetched(context);
+        }
+        self.dispatch(send);
+        self.advance_reads();
+        self.handle_ready(send)?;
+        // A Ready may have confirmed reads, or made the rest of them askable.
+        self.advance_reads();
+        if self.raw.has_ready() {
+            self.handle_ready(send)?;
+        }
+        self.check_applied();
+        Ok(())
+    }
+
+    fn dispatch(&mut self, send: Send<'_>) {
+        let term = self.raw.raft.term;
+        if self.leads() {
+            self.propose_batches(term, send);
+            return;
+        }
+        for forwarded in std::mem::take(&mut self.forwarded) {
+            self.refuse_forward(forwarded.from, forwarded.key, VerdictKind::NotLeader, send);
+        }
+        let leader = self.leader_id();
+        if leader == raft::INVALID_ID {
+            return;
+        }
+        while let Some((key, data)) = self.proposals.launch(term) {
+            send(leader, Frame::Forward { term, key, data });
+        }
+    }
+
+    /// One message to raft per megabyte of proposals: one append to each peer carries it.
+    fn propose_batches(&mut self, term: u64, send: Send<'_>) {
+        let mut forwarded = std::mem::take(&mut self.forwarded).into_iter().peekable();
+        while self.proposals.has_parked() || forwarded.peek().is_some() {
+            let mut entries = Vec::new();
+            let mut origins = Vec::new();
+            let mut bytes = 0;
+            while bytes < PROPOSE_BYTES {
+                let (origin, key, data) = if let Some(next) = forwarded.next() {
+                    if next.term != term {
+                        self.refuse_forward(next.from, next.key, VerdictKind::NotLeader, send);
+                        continue;
+                    }
+                    (Some(next.from), next.key, next.data)
+                } else if let Some((key, data)) = self.proposals.launch(term) {
+                    (None, key, data)
+                } else {
+                    break;
+                };
+                bytes += data.len() as u64 + ENTRY_OVERHEAD;
+                let context = Bytes::copy_from_slice(&key.encode());
+                entries.push(Entry { data, context, ..Entry::default() });
+                origins.push((origin, key));
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            let mut message = Message { from: self.id, ..Message::default() };
+            message.set_msg_type(MessageType::MsgPropose);
+            message.set_entries(entries.into());
+            if self.raw.step(message).is_err() {
+                // Too much is uncommitted, or leadership is being handed over: nothing of this
+                // batch is in the log.
+                for (origin, key) in origins {
+                    match origin {
+                        Some(from) => {
+                            self.refuse_forward(from, key, VerdictKind::Overloaded, send);
+                        }
+                        None => self.proposals.refused(key, Refusal::Overloaded),
+                    }
+                }
+                // The refused are parked again: trying them in this turn would go on for ever.
+                for rest in forwarded {
+                    self.refuse_forward(rest.from, rest.key, VerdictKind::Overloaded, send);
+                }
+                return;
+            }
+        }
+    }
+
+    fn refuse_forward(&self, to: u64, key: Key, refusal: VerdictKind, send: Send<'_>) {
+        let (term, leader) = (self.raw.raft.term, self.leader_id());
+        send(to, Frame::Verdict { key, refusal, term, leader });
+    }
+
+    fn advance_reads(&mut self) {
+        let raft = &self.raw.raft;
+        let view = reads::View {
+            leads: raft.state == StateRole::Leader,
+            leader_known: raft.leader_id != raft::INVALID_ID,
+            leader_id: raft.leader_id,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            committed_in_term: raft.commit_to_current_term(),
+        };
+        if let Some(context) = self.reads.advance(view, self.ticks) {
+            self.raw.read_index(context.encode().to_vec());
+        }
+    }
+
+    /// Answers the reads that the consumer's progress satisfies, and asks to be woken by it when
+    /// some are left.
+    fn check_applied(&mut self) {
+        use std::sync::atomic::Ordering::SeqCst;
+        for _ in 0..2 {
+            let applied = self.applied.index.load(SeqCst);
+            assert!(
+                applied <= self.published,
+                "N1: the consumer reports {applied} as applied, but was given {}",
+                self.published
+            );
+            self.reads.applied(applied);
+            if !self.reads.await_applied() {
+                return;
+            }
+            // Looked at once more, for a report between the load and this store.
+            self.applied.awaited.store(true, SeqCst);
+        }
+    }
+
+    /// Handles everything that raft has ready, in the one order that loses nothing:
+    ///
+    /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
+    ///    10.2.1), unless this Ready changes term or vote;
+    /// 2. entries and hard state become durable in one batch with one sync;
+    /// 3. messages that promise that durability leave;
+    /// 4. raft is told, and what became committed is published.
+    fn handle_ready(&mut self, send: Send<'_>) -> Result<(), Error> {
+        while self.raw.has_ready() {
+            if !self.has_room() && self.only_committed_is_new() {
+                break;
+            }
+            let mut ready = self.raw.ready();
+            let votes = ready.hs().is_some_and(|hard| {
+                hard.term != self.last_hard.term || hard.vote != self.last_hard.vote
+            });
+            let mut messages = ready.take_messages();
+            if !votes {
+                Self::send_all(std::mem::take(&mut messages), send);
+            }
+            if !ready.snapshot().is_empty() {
+                return Err(Error::Invariant("N4: raft restores a snapshot nobody sent".into()));
+            }
+            let entries = ready.take_entries();
+            let must_sync = ready.must_sync();
+            self.raw.mut_store().save(entries, ready.hs(), must_sync)?;
+            Self::send_all(messages, send);
+            Self::send_all(ready.take_persisted_messages(), send);
+
+            if let Some(soft) = ready.ss() {
+                self.role_changed(soft);
+                self.last_soft = SoftState { ..*soft };
+            }
+            if let Some(hard) = ready.hs() {
+                self.last_hard = hard.clone();
+            }
+            let reads = ready.take_read_states();
+            let committed = ready.take_committed_entries();
+            let mut light = self.raw.advance_append(ready);
+            if let Some(commit) = light.commit_index() {
+                self.raw.mut_store().note_commit(commit);
+                self.last_hard.set_commit(commit);
+            }
+            Self::send_all(light.take_messages(), send);
+            if let Some(fault) = self.raw.mut_store().take_fault() {
+                return Err(fault);
+            }
+            for entries in [committed, light.take_committed_entries()] {
+                if let Some(last) = entries.last() {
+                    self.handed = last.index;
+                    self.publish(entries)?;
+                }
+            }
+            for ReadState { index, request_ctx } in reads {
+                self.reads.round_confirmed(&request_ctx, index);
+            }
+            self.acknowledge_published();
+        }
+        if let Some(fault) = self.raw.mut_store().take_fault() {
+            return Err(fault);
+        }
+        Ok(())
+    }
+
+    fn send_all(messages: Vec<Message>, send: Send<'_>) {
+        for message in messages {
+            send(message.to, Frame::Raft(message));
+        }
+    }
+
+    fn role_changed(&self, soft: &SoftState) {
+        let (role, leader) = (role_of(soft.raft_state), soft.leader_id);
+        if soft.raft_state != self.last_soft.raft_state || leader != self.last_soft.leader_id {
+            info!(self.logger, "role"; "role" => role.name(), "leader" => leader,
+                "term" => self.raw.raft.term);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outgoing_bytes < OUTGOING_BYTES
+    }
+
+    /// raft has nothing new but committed entries, for which there is no room.
+    fn only_committed_is_new(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.msgs.is_empty()
+            && raft.read_states.is_empty()
+            && raft.raft_log.unstable_entries().is_empty()
+            && raft.soft_state() == self.last_soft
+            && raft.hard_state() == self.last_hard
+            && raft.snap().is_none()
+    }
+
+    /// Queues committed entries for the consumer, as far as there is room. What does not fit is
+    /// forgotten here and read from the log when there is room again.
+    fn publish(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+        for entry in entries {
+            if entry.index <= self.published {
+                continue;
+            }
+            if entry.index != self.published + 1 || !self.has_room() {
+                break;
+            }
+            if entry.term < self.published_term {
+                return Err(Error::Invariant(format!(
+                    "N3: term falls from {} to {} at index {}",
+                    self.published_term, entry.term, entry.index
+                )));
+            }
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                return Err(Error::Invariant(format!(
+                    "entry {} changes the membership, which this version cannot apply; run a \
+                     newer one",
+                    entry.index
+                )));
+            }
+            self.proposals.supersede(entry.term);
+            let (index, term) = (entry.index, entry.term);
+            let bytes = weight(&entry);
+            let item = Key::decode(&entry.context).map(|key| {
+                let waiter = self.proposals.land(key);
+                CommittedEntry { index, term, data: entry.data, waiter }
+            });
+            self.push_outgoing(index, term, item, bytes);
+            (self.published, self.published_term) = (index, term);
+        }
+        Ok(())
+    }
+
+    fn push_outgoing(
+        &mut self,
+        last_index: u64,
+        last_term: u64,
+        item: Option<CommittedEntry>,
+        bytes: u64,
+    ) {
+        self.outgoing_bytes += bytes;
+        if let Some(Commit::Entries(last)) = self.outgoing.back_mut() {
+            if last.bytes < ITEM_BYTES {
+                assert_eq!(last.last_index + 1, last_index, "N3: published ranges touch");
+                (last.last_index, last.last_term) = (last_index, last_term);
+                last.bytes += bytes;
+                last.items.extend(item);
+                return;
+            }
+        }
+        let items = Vec::from_iter(item);
+        self.outgoing.push_back(Commit::Entries(Entries { last_index, last_term, items, bytes }));
+    }
+
+    /// The next item for the consumer.
+    pub(crate) fn next_commit(&mut self) -> Option<Commit> {
+        let commit = self.outgoing.pop_front()?;
+        if let Commit::Entries(entries) = &commit {
+            self.outgoing_bytes -= entries.bytes;
+        }
+        Some(commit)
+    }
+
+    /// Takes back an item that the channel had no room for.
+    pub(crate) fn return_commit(&mut self, commit: Commit) {
+        if let Commit::Entries(entries) = &commit {
+            self.outgoing_bytes += entries.bytes;
+        }
+        self.outgoing.push_front(commit);
+    }
+
+    pub(crate) fn has_commits(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Publishes what raft handed out while there was no room, from the log.
+    ///
+    /// # Errors
+    ///
+    /// A failed read.
+    pub(crate) fn publish_missed(&mut self) -> Result<(), Error> {
+        while self.published < self.handed && self.has_room() {
+            let (low, high) = (self.published + 1, self.handed + 1);
+            let entries = self.raw.store().read(low, high, MAX_COMMITTED_BYTES)?;
+            self.publish(entries)?;
+        }
+        self.acknowledge_published();
+        Ok(())
+    }
+
+    fn acknowledge_published(&mut self) {
+        if self.published > self.raw.raft.raft_log.applied() {
+            self.raw.advance_apply_to(self.published);
+        }
+    }
+
+    /// No new work is taken: what was never given to a leader is refused.
+    pub(crate) fn refuse_parked(&mut self) {
+        self.proposals.refuse_parked();
+    }
+
+    /// Asks the voter that knows most of the log to lead, if this member does and there is one.
+    pub(crate) fn hand_over(&mut self) -> Option<u64> {
+        if !self.leads() {
+            return None;
+        }
+        let progress = self.raw.raft.prs();
+        let candidate = (self.book.voters().filter(|id| *id != self.id))
+            .filter_map(|id| progress.get(id).map(|p| (p.recent_active, p.matched, id)))
+            .filter(|(active, _, _)| *active)
+            .max();
+        let (_, _, id) = candidate?;
+        self.raw.transfer_leader(id);
+        Some(id)
+    }
+
+    /// Makes the commit index durable before a clean end.
+    ///
+    /// # Errors
+    ///
+    /// A failed write or sync.
+    pub(crate) fn close(&mut self) -> Result<(), Error> {
+        self.raw.mut_store().save_commit()
+    }
+
+    /// Shows what this turn changed to those outside the loop.
+    pub(crate) fn show(&self, shared: &Shared) {
+        let raft = &self.raw.raft;
+        let applied = self.applied.index.load(std::sync::atomic::Ordering::SeqCst);
+        let log = &raft.raft_log;
+        assert!(
+            raft::Storage::first_index(self.raw.store()).is_ok()
+                && self.raw.store().snapshot_index() <= self.published
+                && self.published <= log.committed
+                && log.committed <= log.last_index(),
+            "N1: snapshot {} <= published {} <= commit {} <= last {}",
+            self.raw.store().snapshot_index(),
+            self.published,
+            log.committed,
+            log.last_index()
+        );
+        let refresh = self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS));
+        shared.update(|status| {
+            status.role = role_of(raft.state);
+            status.term = raft.term;
+            status.leader_id = raft.leader_id;
+            status.commit_index = log.committed;
+            status.published_index = self.published;
+            status.applied_index = applied;
+            status.last_index = log.last_index();
+            status.first_index = log.first_index();
+            status.snapshot_index = self.raw.store().snapshot_index();
+            status.ready = raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start;
+            if refresh {
+                status.matched.clear();
+                if raft.state == StateRole::Leader {
+                    let matched = raft.prs().iter().map(|(id, progress)| (*id, progress.matched));
+                    status.matched.extend(matched);
+                }
+            }
+        });
+    }
+
+    /// raft draws its election timeouts from the thread's generator; a run must be repeatable
+    /// from its seed, so every draw is replaced by one of ours.
+    fn pin_election_timeout(&mut self) {
+        let timeout = self.election.timeout(self.raw.raft.term, self.raw.raft.state);
+        self.raw.raft.set_randomized_election_timeout(timeout);
+    }
+}
+
+pub(crate) fn role_of(state: StateRole) -> Role {
+    match state {
+        StateRole::Follower => Role::Follower,
+        StateRole::PreCandidate => Role::PreCandidate,
+        StateRole::Candidate => Role::Candidate,
+        StateRole::Leader => Role::Leader,
+    }
+}
+
+/// Draws an election timeout, in ticks, for each term, role and failed attempt.
+struct ElectionTimer {
+    state: u64,
+    election_tick: usize,
+    drawn_for: Option<(u64, StateRole)>,
+    timeout: usize,
+}
+
+impl ElectionTimer {
+    fn new(seed: u64, election_tick: usize) -> Self {
+        Self { state: seed, election_tick, drawn_for: None, timeout: election_tick + 1 }
+    }
+
+    /// The last timeout was used up: the next attempt draws another.
+    fn fired(&mut self) {
+        self.drawn_for = None;
+    }
+
+    fn timeout(&mut self, term: u64, role: StateRole) -> usize {
+        if self.drawn_for != Some((term, role)) {
+            self.drawn_for = Some((term, role));
+            let spread = (self.election_tick / 2 - 1).max(1) as u64;
+            let extra = usize::try_from(self.draw() % spread).unwrap_or(0);
+            self.timeout = self.election_tick + 1 + extra;
+        }
+        self.timeout
+    }
+
+    /// SplitMix64: small, seedable, and good enough to spread elections.
+    fn draw(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

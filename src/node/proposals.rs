@@ -1,0 +1,173 @@
+//! Proposals between their proposer and the log.
+//!
+//! A proposal waits (`parked`) until a leader is known, flies under one term once it was given to
+//! that leader, and ends when its entry is published, when it is known never to be, or when its
+//! deadline passes. The same key is proposed again only after it was definitely refused.
+//!
+//! Invariants:
+//! - P1 A sequence number is in `parked` or in `flying`, never in both, and leaves with exactly
+//!   one outcome (N8).
+//! - P2 A flight of term t whose entry is in the log is published before any entry of a higher
+//!   term, because terms never fall along a log. So the first entry of a higher term ends it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::channel::{Outcome, Proposal, Refusal, Unknown, Waiter};
+use crate::key::Key;
+
+/// A proposal that is not in anybody's hands.
+struct Parked {
+    sequence: u64,
+    proposal: Proposal,
+    /// Why it was refused last, for the day its deadline passes.
+    refusal: Refusal,
+}
+
+/// A proposal that was given to the leader of `term`.
+struct Flight {
+    term: u64,
+    proposal: Proposal,
+}
+
+/// All of this member's own proposals.
+pub(super) struct Proposals {
+    node: u64,
+    nonce: u64,
+    last_sequence: u64,
+    parked: VecDeque<Parked>,
+    flying: HashMap<u64, Flight>,
+    /// How many flights there are in each term, to find the superseded without a scan.
+    terms: BTreeMap<u64, usize>,
+}
+
+impl Proposals {
+    pub(super) fn new(node: u64, nonce: u64) -> Self {
+        Self {
+            node,
+            nonce,
+            last_sequence: 0,
+            parked: VecDeque::new(),
+            flying: HashMap::new(),
+            terms: BTreeMap::new(),
+        }
+    }
+
+    /// Nothing waits for an outcome.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_empty() && self.flying.is_empty()
+    }
+
+    pub(super) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// Takes a new proposal in.
+    pub(super) fn park(&mut self, proposal: Proposal) {
+        self.last_sequence += 1;
+        let sequence = self.last_sequence;
+        self.parked.push_back(Parked { sequence, proposal, refusal: Refusal::NoLeader });
+    }
+
+    /// Hands the oldest parked proposal to the leader of `term`.
+    pub(super) fn launch(&mut self, term: u64) -> Option<(Key, Bytes)> {
+        let Parked { sequence, proposal, .. } = self.parked.pop_front()?;
+        let data = proposal.data.clone();
+        let replaced = self.flying.insert(sequence, Flight { term, proposal });
+        assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");
+        *self.terms.entry(term).or_default() += 1;
+        Some((Key { node: self.node, nonce: self.nonce, sequence }, data))
+    }
+
+    /// The entry with this key is being published: whoever applies it owes the answer.
+    pub(super) fn land(&mut self, key: Key) -> Option<Waiter> {
+        if !self.is_own(key) {
+            return None;
+        }
+        debug_assert!(
+            self.parked.iter().all(|parked| parked.sequence != key.sequence),
+            "P1: proposal {} is published after it was refused",
+            key.sequence
+        );
+        self.remove(key.sequence).map(|flight| flight.proposal.waiter)
+    }
+
+    /// The proposal with this key is definitely not in the log and never will be, as proposed.
+    /// It may be tried again until its deadline.
+    pub(super) fn refused(&mut self, key: Key, refusal: Refusal) {
+        if !self.is_own(key) {
+            return;
+        }
+        let Some(flight) = self.remove(key.sequence) else { return };
+        if refusal == Refusal::TooLarge {
+            flight.proposal.waiter.answer(Outcome::Refused(refusal));
+            return;
+        }
+        let parked = Parked { sequence: key.sequence, proposal: flight.proposal, refusal };
+        self.parked.push_back(parked);
+    }
+
+    /// An entry of `term` is about to be published: flights of lower terms were refused (P2).
+    pub(super) fn supersede(&mut self, term: u64) {
+        if self.terms.first_key_value().is_none_or(|(oldest, _)| *oldest >= term) {
+            return;
+        }
+        let mut superseded: Vec<u64> = (self.flying.iter())
+            .filter(|(_, flight)| flight.term < term)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        superseded.sort_unstable();
+        for sequence in superseded {
+            let key = Key { node: self.node, nonce: self.nonce, sequence };
+            self.refused(key, Refusal::Superseded);
+        }
+    }
+
+    /// Answers everything whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late: Vec<u64> = (self.flying.iter())
+            .filter(|(_, flight)| flight.proposal.deadline <= now)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in late {
+            if let Some(flight) = self.remove(sequence) {
+                flight.proposal.waiter.answer(Outcome::Unknown(Unknown::Deadline));
+            }
+        }
+        if self.parked.iter().any(|parked| parked.proposal.deadline <= now) {
+            for parked in std::mem::take(&mut self.parked) {
+                if parked.proposal.deadline <= now {
+                    parked.proposal.waiter.answer(Outcome::Refused(parked.refusal));
+                } else {
+                    self.parked.push_back(parked);
+                }
+            }
+        }
+    }
+
+    /// The node takes no new work: what was never given to a leader is refused.
+    pub(super) fn refuse_parked(&mut self) {
+        for parked in self.parked.drain(..) {
+            parked.proposal.waiter.answer(Outcome::Refused(Refusal::ShuttingDown));
+        }
+    }
+
+    fn is_own(&self, key: Key) -> bool {
+        key.node == self.node && key.nonce == self.nonce
+    }
+
+    fn remove(&mut self, sequence: u64) -> Option<Flight> {
+        let flight = self.flying.remove(&sequence)?;
+        if let std::collections::btree_map::Entry::Occupied(mut count) =
+            self.terms.entry(flight.term)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(flight)
+    }
+}

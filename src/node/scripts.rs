@@ -1,0 +1,432 @@
+//! Scripts over stepped cores: three members, their disks and the network between them in one
+//! thread, where nothing happens that the script does not say.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use wal::fs::{Fault, Fs, Loss, MemFs, Op};
+
+use super::core::{Core, Parts};
+use crate::channel::{AppliedCell, Limits, Request, Restore};
+use crate::directory::Directory;
+use crate::membership::{Founder, parse_cluster};
+use crate::status::{Role, Shared, Status};
+use crate::transport::Frame;
+use crate::{Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, Unknown};
+
+const LIMITS: Limits =
+    Limits { max_pending: 100_000, max_pending_bytes: 1 << 30, max_entry_bytes: 1 << 20 };
+
+struct Member {
+    fs: MemFs,
+    core: Core,
+    applied: Arc<AppliedCell>,
+    shared: Arc<Shared>,
+    /// What the consumer has applied, in order: index to command.
+    log: BTreeMap<u64, Bytes>,
+    last_index: u64,
+    consumes: bool,
+    _lock: wal::fs::Lock,
+}
+
+struct Cluster {
+    members: BTreeMap<u64, Member>,
+    network: VecDeque<(u64, u64, Frame)>,
+    cut: BTreeSet<u64>,
+    now: Instant,
+    seed: u64,
+}
+
+fn founders() -> Vec<Founder> {
+    parse_cluster("http://a:1,http://b:1,http://c:1").unwrap()
+}
+
+fn logger() -> slog::Logger {
+    slog::Logger::root(slog::Discard, slog::o!())
+}
+
+fn boot(id: u64, fs: MemFs, founders: Vec<Founder>, seed: u64) -> Result<Member, Error> {
+    let config = Config::new(id, founders, "/data".into());
+    let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    let directory = Directory::inspect(shared_fs, Path::new("/data"))?;
+    let found = directory.open(&config, &AtomicBool::new(false), &logger())?;
+    let applied = Arc::new(AppliedCell::default());
+    let restore = Restore {
+        index: found.header.index,
+        term: found.header.term,
+        state: Box::new(std::io::empty()),
+    };
+    let parts = Parts {
+        storage: found.storage,
+        book: found.header.book,
+        restore,
+        applied: Arc::clone(&applied),
+        nonce: seed << 8 | id,
+        seed: seed << 8 | id,
+    };
+    let core = Core::new(&config, parts, &logger())?;
+    let shared = Arc::new(Shared::new(Status::default()));
+    let log = BTreeMap::new();
+    Ok(Member { fs, core, applied, shared, log, last_index: 0, consumes: true, _lock: found.lock })
+}
+
+impl Member {
+    /// The consumer: takes what there is, checks N3, applies and answers.
+    fn consume(&mut self) {
+        while let Some(commit) = self.core.next_commit() {
+            match commit {
+                Commit::Restore(restore) => {
+                    self.log.clear();
+                    self.last_index = restore.index;
+                }
+                Commit::Entries(entries) => {
+                    assert!(entries.last_index > self.last_index, "N3");
+                    for item in entries.items {
+                        assert!(item.index > self.last_index && item.index <= entries.last_index);
+                        self.log.insert(item.index, item.data.clone());
+                        item.answer("ok".into());
+                    }
+                    self.last_index = entries.last_index;
+                }
+            }
+            self.applied.index.store(self.last_index, std::sync::atomic::Ordering::SeqCst);
+            self.core.publish_missed().unwrap();
+        }
+    }
+}
+
+impl Cluster {
+    fn new(ids: &[u64], seed: u64) -> Self {
+        let founders: Vec<Founder> =
+            founders().into_iter().filter(|founder| ids.contains(&founder.id)).collect();
+        let member = |id: &u64| (*id, boot(*id, MemFs::new(), founders.clone(), seed).unwrap());
+        Self {
+            members: ids.iter().map(member).collect(),
+            network: VecDeque::new(),
+            cut: BTreeSet::new(),
+            now: Instant::now(),
+            seed,
+        }
+    }
+
+    fn member(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&id).unwrap()
+    }
+
+    /// One turn of one member; its messages go to the network.
+    fn turn(&mut self, id: u64, tick: bool) -> Result<(), Error> {
+        let (network, cut, now) = (&mut self.network, &self.cut, self.now);
+        let member = self.members.get_mut(&id).unwrap();
+        let send = &mut |to: u64, frame: Frame| {
+            if !cut.contains(&id) && !cut.contains(&to) {
+                network.push_back((id, to, frame));
+            }
+        };
+        if tick {
+            member.core.tick(now, send)?;
+        }
+        member.core.finish_turn(send)?;
+        if member.consumes {
+            member.consume();
+            member.core.finish_turn(send)?;
+        }
+        member.core.show(&member.shared);
+        Ok(())
+    }
+
+    fn deliver(&mut self, from: u64, to: u64, frame: Frame) -> Result<(), Error> {
+        if self.cut.contains(&from) || self.cut.contains(&to) {
+            return Ok(());
+        }
+        let (network, cut) = (&mut self.network, &self.cut);
+        let Some(member) = self.members.get_mut(&to) else { return Ok(()) };
+        let send = &mut |next: u64, frame: Frame| {
+            if !cut.contains(&to) && !cut.contains(&next) {
+                network.push_back((to, next, frame));
+            }
+        };
+        member.core.receive(from, frame, send)?;
+        self.turn(to, false)
+    }
+
+    /// Delivers everything until nothing is under way.
+    fn settle(&mut self) {
+        for id in self.members.keys().copied().collect::<Vec<_>>() {
+            self.turn(id, false).unwrap();
+        }
+        while let Some((from, to, frame)) = self.network.pop_front() {
+            self.deliver(from, to, frame).unwrap();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now += Duration::from_millis(10);
+        for id in self.members.keys().copied().collect::<Vec<_>>() {
+            self.turn(id, true).unwrap();
+        }
+        self.settle();
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let reachable = self.members.iter().filter(|(id, _)| !self.cut.contains(id));
+        reachable.filter(|(_, m)| m.core.leads()).map(|(id, _)| *id).max()
+    }
+
+    /// Ticks until one of the reachable members leads.
+    fn elect(&mut self) -> u64 {
+        for _ in 0..2_000 {
+            self.tick();
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+        }
+        panic!("nobody leads after 2,000 ticks; seed {}", self.seed);
+    }
+
+    fn follower(&self) -> u64 {
+        let leader = self.leader().unwrap();
+        *self.members.keys().find(|id| **id != leader && !self.cut.contains(id)).unwrap()
+    }
+
+    fn request(&self) -> (Handle, crossbeam_channel::Receiver<Request>) {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        (Handle::new(tx, Arc::new(Shared::new(Status::default())), LIMITS), rx)
+    }
+
+    fn propose(&mut self, id: u64, data: impl Into<Bytes>) -> Pending<Outcome> {
+        let (handle, requests) = self.request();
+        let pending = handle.propose(data.into(), self.now + Duration::from_secs(5)).unwrap();
+        let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
+        self.member(id).core.propose(proposal);
+        pending
+    }
+
+    fn read(&mut self, id: u64, consistency: Consistency) -> Pending<Read> {
+        let (handle, requests) = self.request();
+        let pending = handle.read(consistency, 0, self.now + Duration::from_secs(5)).unwrap();
+        let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
+        self.member(id).core.read(request);
+        pending
+    }
+
+    /// Ends a member, loses what its disk had not synced, and starts it again.
+    fn crash(&mut self, id: u64) {
+        let member = self.members.remove(&id).unwrap();
+        let survived = member.fs.crash(Loss::Everything);
+        drop(member);
+        self.seed += 1;
+        self.members.insert(id, boot(id, survived, founders(), self.seed).unwrap());
+    }
+
+    fn assert_same_logs(&mut self) {
+        let logs: BTreeSet<Vec<(u64, Bytes)>> = (self.members.values())
+            .map(|member| member.log.clone().into_iter().collect())
+            .collect();
+        assert_eq!(logs.len(), 1, "members applied different commands");
+    }
+}
+
+fn applied(pending: Pending<Outcome>) -> u64 {
+    match pending.wait_timeout(Duration::ZERO) {
+        Some(Outcome::Applied { index, response, .. }) => {
+            assert_eq!(&response[..], b"ok");
+            index
+        }
+        other => panic!("not applied: {other:?}"),
+    }
+}
+
+/// The main path: a leader is elected, a proposal on any member is applied on all and its
+/// proposer learns the index.
+#[test]
+fn proposals_on_any_member_are_applied_on_all() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    let leader = cluster.elect();
+    let mut pending = Vec::new();
+    for id in 1..=3 {
+        for n in 0..10 {
+            pending.push(cluster.propose(id, format!("{id}-{n}")));
+        }
+    }
+    cluster.settle();
+    let indexes: BTreeSet<u64> = pending.into_iter().map(applied).collect();
+    assert_eq!(indexes.len(), 30);
+    cluster.tick();
+    cluster.assert_same_logs();
+    assert_eq!(cluster.member(leader).log.len(), 30);
+}
+
+/// A lone voter has nobody to wait for.
+#[test]
+fn a_lone_voter_leads_at_once() {
+    let mut cluster = Cluster::new(&[1], 1);
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(1));
+    let pending = cluster.propose(1, "x");
+    cluster.settle();
+    applied(pending);
+}
+
+/// P2: what an old leader could not replicate is refused by the new leader's first entry, tried
+/// again under the same key, and applied exactly once.
+#[test]
+fn superseded_proposals_are_tried_again_and_applied_once() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 2);
+    let old = cluster.elect();
+    cluster.cut.insert(old);
+    let lost = cluster.propose(old, "once");
+    cluster.settle();
+    let new = cluster.elect();
+    assert_ne!(old, new);
+    cluster.cut.clear();
+    for _ in 0..400 {
+        cluster.tick();
+    }
+    applied(lost);
+    cluster.assert_same_logs();
+    let copies = cluster.member(new).log.values().filter(|data| &data[..] == b"once").count();
+    assert_eq!(copies, 1);
+}
+
+/// A write whose fate this member cannot know is not called refused: its entry stayed with the
+/// old leader, and the deadline passes while the member is cut off.
+#[test]
+fn a_cut_off_leader_answers_unknown() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 3);
+    let old = cluster.elect();
+    cluster.cut.insert(old);
+    let lost = cluster.propose(old, "lost");
+    for _ in 0..600 {
+        cluster.tick();
+    }
+    let outcome = lost.wait_timeout(Duration::ZERO);
+    assert_eq!(outcome, Some(Outcome::Unknown(Unknown::Deadline)));
+}
+
+/// Without a leader a proposal is never in anybody's hands: refused, definitely.
+#[test]
+fn without_a_leader_the_deadline_refuses() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 4);
+    cluster.cut.extend([1, 2, 3]);
+    let pending = cluster.propose(1, "x");
+    let read = cluster.read(2, Consistency::Linearizable);
+    for _ in 0..600 {
+        cluster.tick();
+    }
+    assert_eq!(pending.wait_timeout(Duration::ZERO), Some(Outcome::Refused(Refusal::NoLeader)));
+    assert_eq!(read.wait_timeout(Duration::ZERO), Some(Read::Refused(Refusal::NoLeader)));
+}
+
+/// R2: a read on any member sees what was acknowledged before it; a leader that was cut off
+/// confirms nothing.
+#[test]
+fn reads_see_what_was_acknowledged() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 5);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    let write = cluster.propose(leader, "w");
+    cluster.settle();
+    let index = applied(write);
+    for id in [leader, follower] {
+        let read = cluster.read(id, Consistency::Linearizable);
+        cluster.settle();
+        match read.wait_timeout(Duration::ZERO) {
+            Some(Read::Ready { index: at }) => assert!(at >= index, "{at} < {index}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(cluster.member(id).last_index >= index);
+    }
+    let elsewhere = cluster.read(follower, Consistency::Leader);
+    cluster.settle();
+    assert_eq!(elsewhere.wait_timeout(Duration::ZERO), Some(Read::Refused(Refusal::NotLeader)));
+
+    cluster.cut.insert(leader);
+    let read = cluster.read(leader, Consistency::Linearizable);
+    let stale = cluster.read(leader, Consistency::Stale);
+    cluster.settle();
+    assert!(matches!(stale.wait_timeout(Duration::ZERO), Some(Read::Ready { .. })));
+    for _ in 0..600 {
+        cluster.tick();
+    }
+    assert!(matches!(read.wait_timeout(Duration::ZERO), Some(Read::Refused(_))));
+}
+
+/// Everything acknowledged survives the crash of all members, with what was not synced lost.
+#[test]
+fn acknowledged_writes_survive_the_crash_of_all() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 6);
+    cluster.elect();
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..5 {
+        for n in 0..20 {
+            let data = format!("{round}-{n}");
+            let id = 1 + n % 3;
+            let pending = cluster.propose(id, data.clone());
+            cluster.settle();
+            applied(pending);
+            acknowledged.insert(Bytes::from(data));
+        }
+        // Some more that nobody acknowledges before the crash.
+        drop(cluster.propose(1, "unacknowledged"));
+        for id in 1..=3 {
+            cluster.crash(id);
+        }
+        cluster.network.clear();
+        cluster.elect();
+        cluster.tick();
+        for member in cluster.members.values() {
+            let log: BTreeSet<Bytes> = member.log.values().cloned().collect();
+            assert!(log.is_superset(&acknowledged), "lost an acknowledged write");
+        }
+        cluster.assert_same_logs();
+    }
+}
+
+/// N2: when the sync fails, nothing that promises it leaves, and the node ends.
+#[test]
+fn nothing_is_promised_before_the_sync() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 7);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.network.clear();
+    let pending = cluster.propose(leader, "x");
+    cluster.turn(leader, false).unwrap();
+    let (from, _, frame) = (cluster.network.iter())
+        .position(|(_, to, _)| *to == follower)
+        .and_then(|at| cluster.network.remove(at))
+        .expect("the leader's append leaves before its own sync is even asked for");
+    cluster.network.clear();
+    const EIO: i32 = 5;
+    cluster.member(follower).fs.inject(Op::Sync, 0, Fault::Error(EIO));
+    let error = cluster.deliver(from, follower, frame).unwrap_err();
+    assert!(matches!(error, Error::Disk(_)), "{error}");
+    assert!(cluster.network.is_empty(), "a promise left without its sync");
+    drop(pending);
+}
+
+/// A consumer that stands still bounds what waits for it, and misses nothing when it goes on.
+#[test]
+fn a_slow_consumer_is_bounded_and_misses_nothing() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 8);
+    let leader = cluster.elect();
+    cluster.member(leader).consumes = false;
+    let mut pending = Vec::new();
+    for n in 0..40 {
+        let mut data = vec![0; 512 << 10];
+        data[0] = n;
+        pending.push(cluster.propose(leader, data));
+        cluster.settle();
+    }
+    let status = cluster.member(leader).shared.status();
+    assert_eq!(status.role, Role::Leader);
+    assert!(status.published_index < status.commit_index, "nothing was held back");
+    cluster.member(leader).consumes = true;
+    cluster.settle();
+    let indexes: Vec<u64> = pending.into_iter().map(applied).collect();
+    assert!(indexes.is_sorted());
+    assert_eq!(cluster.member(leader).log.len(), 40);
+}

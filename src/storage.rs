@@ -1,0 +1,346 @@
+//! The log and the hard state as raft sees them: the write-ahead log on disk behind a bounded
+//! tail in memory.
+//!
+//! Refuses to know the network, the state machine or a clock. Reads from disk happen on the
+//! loop's thread, at most [`DISK_BYTES_PER_TURN`] a turn; what a lagging peer needs beyond that
+//! is asked for again in the next turn.
+//!
+//! Invariants:
+//! - G1 The tail is a suffix of the log on disk: nothing is in memory only.
+//! - G2 raft never sees an error that it would panic on. A failed read latches `fault`, answers
+//!   with nothing, and the loop ends the node before it acts on that answer.
+//!
+//! An entry's payload in the log:
+//!
+//! ```text
+//!  0       1      2                4
+//!  ├─ type ┼─ 0 ──┼─ context length┼─ context ┼─ data     type: 0 normal, 1 change, 2 change v2
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, StorageError};
+use wal::{Batch, Wal};
+
+use crate::Error;
+
+/// How much of the log stays in memory: several times what all appends in flight to one peer
+/// hold, so that peers in step never make the leader read its disk.
+const TAIL_BYTES: u64 = 16 << 20;
+
+/// How much is read back from disk in one turn of the loop, for all lagging peers together:
+/// around ten milliseconds of a slow disk, a fraction of a heartbeat.
+const DISK_BYTES_PER_TURN: u64 = 4 << 20;
+
+/// What an entry weighs beyond its data: its fields in memory and on the wire.
+pub(crate) const ENTRY_OVERHEAD: u64 = 96;
+
+/// The bytes that `entry` is counted with against every bound.
+pub(crate) fn weight(entry: &Entry) -> u64 {
+    entry.data.len() as u64 + entry.context.len() as u64 + ENTRY_OVERHEAD
+}
+
+/// raft's view of the disk.
+pub(crate) struct Storage {
+    wal: Wal,
+    batch: Batch,
+    tail: VecDeque<Entry>,
+    tail_bytes: u64,
+    hard_state: HardState,
+    conf_state: ConfState,
+    snapshot_index: u64,
+    disk_budget: Cell<u64>,
+    deferred: RefCell<Vec<GetEntriesContext>>,
+    fault: RefCell<Option<wal::Error>>,
+}
+
+impl Storage {
+    /// A log that was just opened, with the snapshot that its newest usable marker names.
+    pub(crate) fn new(wal: Wal, snapshot_index: u64, conf_state: ConfState) -> Self {
+        let saved = wal.hard_state();
+        let mut hard_state = HardState::default();
+        hard_state.set_term(saved.term);
+        hard_state.set_vote(saved.vote);
+        // A snapshot is taken of committed entries only, whatever the last synced commit says.
+        hard_state.set_commit(saved.commit.max(snapshot_index));
+        Self {
+            wal,
+            batch: Batch::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            hard_state,
+            conf_state,
+            snapshot_index,
+            disk_budget: Cell::new(DISK_BYTES_PER_TURN),
+            deferred: RefCell::default(),
+            fault: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn snapshot_index(&self) -> u64 {
+        self.snapshot_index
+    }
+
+    pub(crate) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// Makes entries and hard state durable in one batch with one sync, when raft says that
+    /// something depends on it. A commit index alone is only remembered: it rides in the next
+    /// batch, so that at most the last batch of the log is ever unsynced.
+    ///
+    /// # Errors
+    ///
+    /// A failed write or sync, after which nothing more can be saved.
+    pub(crate) fn save(
+        &mut self,
+        entries: Vec<Entry>,
+        hard_state: Option<&HardState>,
+        must_sync: bool,
+    ) -> Result<(), Error> {
+        if let Some(hard_state) = hard_state {
+            assert!(
+                hard_state.term >= self.hard_state.term
+                    && hard_state.commit >= self.hard_state.commit,
+                "N7: hard state falls from {:?} to {hard_state:?}",
+                self.hard_state
+            );
+            self.hard_state = hard_state.clone();
+        }
+        if !must_sync {
+            assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
+            return Ok(());
+        }
+        for entry in &entries {
+            let head = payload_head(entry);
+            let is_conf_change = entry.get_entry_type() != EntryType::EntryNormal;
+            let parts: [&[u8]; 3] = [&head, &entry.context, &entry.data];
+            self.batch.push_entry(entry.index, entry.term, is_conf_change, &parts);
+        }
+        self.batch.set_hard_state(wal_hard_state(&self.hard_state));
+        self.wal.save(&mut self.batch).map_err(disk)?;
+        self.extend_tail(entries);
+        Ok(())
+    }
+
+    /// Makes the newest commit index durable: the shutdown record.
+    ///
+    /// # Errors
+    ///
+    /// A failed write or sync.
+    pub(crate) fn save_commit(&mut self) -> Result<(), Error> {
+        let hard_state = wal_hard_state(&self.hard_state);
+        if hard_state == self.wal.hard_state() {
+            return Ok(());
+        }
+        self.batch.set_hard_state(hard_state);
+        self.wal.save(&mut self.batch).map_err(disk)
+    }
+
+    /// raft learnt a new commit index outside of a hard state.
+    pub(crate) fn note_commit(&mut self, commit: u64) {
+        assert!(
+            commit >= self.hard_state.commit,
+            "N7: commit falls from {} to {commit}",
+            self.hard_state.commit
+        );
+        self.hard_state.set_commit(commit);
+    }
+
+    /// Begins a new turn: the disk may be read again. Gives the questions that were put off.
+    pub(crate) fn begin_turn(&mut self) -> Vec<GetEntriesContext> {
+        self.disk_budget.set(DISK_BYTES_PER_TURN);
+        self.deferred.take()
+    }
+
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.borrow().is_empty()
+    }
+
+    /// The failed read that raft was not told of, if there was one (G2).
+    pub(crate) fn take_fault(&mut self) -> Option<Error> {
+        self.fault.take().map(disk)
+    }
+
+    /// The entries of `[low, high)` from memory or disk, at least one and otherwise at most
+    /// `max_bytes`, for the publisher. Not counted against the turn's budget, since the
+    /// publisher has its own bound.
+    ///
+    /// # Errors
+    ///
+    /// A failed or damaged read.
+    pub(crate) fn read(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, Error> {
+        self.fetch(low, high, max_bytes).map_err(disk)
+    }
+
+    fn fetch(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, wal::Error> {
+        let tail_first = self.tail.front().map_or(u64::MAX, |entry| entry.index);
+        if low < tail_first {
+            let high = high.min(tail_first);
+            let read = self.wal.entries(low, high, max_bytes)?;
+            return Ok(read.into_iter().map(decode_payload).collect());
+        }
+        let skip = usize::try_from(low - tail_first).unwrap_or(usize::MAX);
+        let take = usize::try_from(high - low).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let first = bytes == 0;
+            bytes += weight(entry);
+            first || bytes <= max_bytes
+        };
+        Ok(self
+            .tail
+            .range(skip.min(self.tail.len())..)
+            .take(take)
+            .take_while(fits)
+            .cloned()
+            .collect())
+    }
+
+    fn extend_tail(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first().map(|entry| entry.index) else { return };
+        while self.tail.back().is_some_and(|entry| entry.index >= first) {
+            if let Some(cut) = self.tail.pop_back() {
+                self.tail_bytes -= weight(&cut);
+            }
+        }
+        let contiguous = self.tail.back().is_none_or(|entry| entry.index + 1 == first);
+        assert!(contiguous, "G1: the tail would have a gap before {first}");
+        for entry in entries {
+            self.tail_bytes += weight(&entry);
+            self.tail.push_back(entry);
+        }
+        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
+            if let Some(oldest) = self.tail.pop_front() {
+                self.tail_bytes -= weight(&oldest);
+            }
+        }
+    }
+}
+
+impl raft::Storage for Storage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low < self.wal.first_index() {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let Some(max_size) = max_size.into() else {
+            // Only raft's search for membership changes before an election has no limit, and it
+            // counts them without looking at anything else (raft.rs:1533 and 2200). Answering
+            // with just those keeps a long unapplied log from being loaded at once.
+            return Ok(self.wal.conf_changes(low, high).map(conf_change_stub).collect());
+        };
+        let in_memory = self.tail.front().is_some_and(|entry| entry.index <= low);
+        let mut max_bytes = max_size;
+        if !in_memory && context.can_async() {
+            if self.disk_budget.get() == 0 {
+                self.deferred.borrow_mut().push(context);
+                return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
+            }
+            max_bytes = max_bytes.min(self.disk_budget.get());
+        }
+        match self.fetch(low, high, max_bytes) {
+            Ok(entries) => {
+                if !in_memory {
+                    let bytes: u64 = entries.iter().map(weight).sum();
+                    self.disk_budget.set(self.disk_budget.get().saturating_sub(bytes));
+                }
+                Ok(entries)
+            }
+            Err(error) => {
+                *self.fault.borrow_mut() = Some(error);
+                if context.can_async() {
+                    Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
+                } else {
+                    Ok(Vec::new())
+                }
+            }
+        }
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        let missing = if index < self.wal.first_index() {
+            StorageError::Compacted
+        } else {
+            StorageError::Unavailable
+        };
+        self.wal.term(index).ok_or(raft::Error::Store(missing))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.wal.first_index())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.wal.last_index())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // Nothing is compacted yet, so no member can need one.
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+fn wal_hard_state(hard_state: &HardState) -> wal::HardState {
+    wal::HardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit }
+}
+
+fn disk(error: wal::Error) -> Error {
+    match error {
+        corrupt @ wal::Error::Corrupt { .. } => Error::Corrupt(corrupt.to_string()),
+        other => Error::Disk(other.to_string()),
+    }
+}
+
+fn payload_head(entry: &Entry) -> [u8; 4] {
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal => 0,
+        EntryType::EntryConfChange => 1,
+        EntryType::EntryConfChangeV2 => 2,
+    };
+    let length = u16::try_from(entry.context.len())
+        .expect("contexts are keys of 24 bytes or short membership records")
+        .to_le_bytes();
+    [kind, 0, length[0], length[1]]
+}
+
+/// The checksum of the batch has been verified: a payload that does not decode was never written
+/// by this program.
+fn decode_payload(stored: wal::Entry) -> Entry {
+    let payload = stored.payload;
+    let rule = "G1: a stored entry decodes to what was stored";
+    let head = payload.first_chunk::<4>().expect(rule);
+    let context_end = 4 + usize::from(u16::from_le_bytes([head[2], head[3]]));
+    assert!(context_end <= payload.len(), "{rule}");
+    let kind = match head[0] {
+        0 => EntryType::EntryNormal,
+        1 => EntryType::EntryConfChange,
+        2 => EntryType::EntryConfChangeV2,
+        other => panic!("{rule}: entry type {other}"),
+    };
+    let mut entry = Entry::default();
+    entry.set_entry_type(kind);
+    entry.index = stored.index;
+    entry.term = stored.term;
+    entry.context = payload.slice(4..context_end);
+    entry.data = payload.slice(context_end..);
+    entry
+}
+
+fn conf_change_stub(index: u64) -> Entry {
+    let mut entry = Entry::default();
+    entry.set_entry_type(EntryType::EntryConfChange);
+    entry.index = index;
+    entry
+}

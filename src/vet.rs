@@ -1,0 +1,183 @@
+//! The wall in front of `RawNode::step`: what raft-rs must never see.
+//!
+//! raft-rs trusts its transport. Some messages that no correct peer sends make it panic, and a
+//! few make it break safety; each is stopped here, by a pure function of the message and a small
+//! view of the node. Everything else is raft's business, votes above all: whether a stranger's
+//! vote counts is decided by raft and nobody else.
+
+use raft::eraftpb::{Message, MessageType};
+
+use crate::key::Key;
+
+/// What has to be known of the node to judge a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) term: u64,
+    pub(crate) last_index: u64,
+    pub(crate) leader_id: u64,
+    /// The sender is in the address book.
+    pub(crate) sender_known: bool,
+}
+
+/// What is to be done with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accept,
+    Drop(&'static str),
+    /// This member has lost what it acknowledged: the sentence says what.
+    Lost(String),
+}
+
+/// Terms further ahead than this are a forgery or damage: a term moves by one an election.
+const MAX_TERM_STEP: u64 = 1 << 20;
+/// No log gets here: arithmetic on indexes up to this bound cannot overflow.
+const MAX_INDEX: u64 = 1 << 62;
+
+pub(crate) fn vet(message: &Message, view: View) -> Verdict {
+    use MessageType::*;
+    let kind = message.get_msg_type();
+    let numbers = [message.index, message.commit, message.reject_hint, message.request_snapshot];
+    if numbers.iter().any(|number| *number > MAX_INDEX) {
+        return Verdict::Drop("an index beyond any log");
+    }
+    if message.term > view.term.saturating_add(MAX_TERM_STEP) {
+        return Verdict::Drop("a term beyond any election");
+    }
+    if message.log_term > message.term && kind != MsgReadIndex {
+        return Verdict::Drop("a log term above its own term");
+    }
+    if (message.term == 0) != (kind == MsgReadIndex) {
+        return Verdict::Drop("no term where one belongs, or the reverse");
+    }
+    match kind {
+        MsgAppend => vet_append(message, view),
+        MsgHeartbeat if message.commit > view.last_index => {
+            if view.sender_known && message.term >= view.term {
+                Verdict::Lost(format!(
+                    "member {} leads term {} and knows that this member had acknowledged index \
+                     {}, but its log ends at {}",
+                    message.from, message.term, message.commit, view.last_index
+                ))
+            } else {
+                Verdict::Drop("a heartbeat that commits what is not here")
+            }
+        }
+        MsgAppendResponse if message.term == view.term && message.index > view.last_index => {
+            Verdict::Drop("an acknowledgement of what was never sent")
+        }
+        MsgReadIndex | MsgReadIndexResp => {
+            let context = message.entries.first().map(|entry| &entry.data);
+            if message.entries.len() == 1 && context.is_some_and(|c| c.len() == Key::LEN) {
+                Verdict::Accept
+            } else {
+                Verdict::Drop("a read without exactly one context")
+            }
+        }
+        MsgTimeoutNow if message.from != view.leader_id => {
+            Verdict::Drop("a hand-over from someone who does not lead")
+        }
+        MsgHeartbeat
+        | MsgAppendResponse
+        | MsgHeartbeatResponse
+        | MsgRequestVote
+        | MsgRequestVoteResponse
+        | MsgRequestPreVote
+        | MsgRequestPreVoteResponse
+        | MsgTimeoutNow => Verdict::Accept,
+        MsgHup | MsgBeat | MsgPropose | MsgSnapshot | MsgUnreachable | MsgSnapStatus
+        | MsgCheckQuorum | MsgTransferLeader => Verdict::Drop("a kind that no peer sends"),
+    }
+}
+
+fn vet_append(message: &Message, view: View) -> Verdict {
+    if (message.index == 0) != (message.log_term == 0) {
+        return Verdict::Drop("an append that continues nothing");
+    }
+    if message.index > view.last_index && message.log_term == 0 {
+        return Verdict::Drop("an append beyond the log without its term");
+    }
+    let mut last_term = message.log_term;
+    for (offset, entry) in (1..).zip(message.entries.iter()) {
+        if entry.index != message.index + offset {
+            return Verdict::Drop("an append with a gap");
+        }
+        if entry.term < last_term || entry.term > message.term {
+            return Verdict::Drop("an append whose terms fall");
+        }
+        last_term = entry.term;
+    }
+    Verdict::Accept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    const VIEW: View = View { term: 5, last_index: 10, leader_id: 2, sender_known: true };
+
+    fn message(kind: MessageType, change: impl FnOnce(&mut Message)) -> Message {
+        let mut message = Message { from: 2, to: 1, term: 5, ..Message::default() };
+        message.set_msg_type(kind);
+        change(&mut message);
+        message
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, ..Entry::default() }
+    }
+
+    /// What correct peers send passes.
+    #[test]
+    fn correct_messages_pass() {
+        let append = message(MessageType::MsgAppend, |m| {
+            (m.index, m.log_term, m.commit) = (10, 4, 99);
+            m.set_entries(vec![entry(11, 4), entry(12, 5)].into());
+        });
+        assert_eq!(vet(&append, VIEW), Verdict::Accept);
+        let heartbeat = message(MessageType::MsgHeartbeat, |m| m.commit = 10);
+        assert_eq!(vet(&heartbeat, VIEW), Verdict::Accept);
+        let vote = message(MessageType::MsgRequestVote, |m| m.term = 6);
+        assert_eq!(vet(&vote, View { sender_known: false, ..VIEW }), Verdict::Accept);
+    }
+
+    /// Each of these makes raft-rs panic, or acknowledge what it does not have.
+    #[test]
+    fn poison_is_dropped() {
+        use MessageType::*;
+        let poison = [
+            message(MsgAppend, |m| (m.index, m.log_term) = (20, 0)),
+            message(MsgAppend, |m| {
+                (m.index, m.log_term) = (10, 4);
+                m.set_entries(vec![entry(0, 4)].into());
+            }),
+            message(MsgAppend, |m| {
+                (m.index, m.log_term) = (10, 4);
+                m.set_entries(vec![entry(11, 4), entry(13, 4)].into());
+            }),
+            message(MsgAppend, |m| (m.index, m.log_term) = (u64::MAX, 4)),
+            message(MsgAppend, |m| m.term = 0),
+            message(MsgRequestVote, |m| m.term = u64::MAX),
+            message(MsgRequestVote, |m| m.term = 0),
+            message(MsgPropose, |_| ()),
+            message(MsgTransferLeader, |_| ()),
+            message(MsgReadIndex, |m| m.term = 0),
+            message(MsgReadIndexResp, |m| m.index = 11),
+            message(MsgAppendResponse, |m| m.index = 11),
+            message(MsgTimeoutNow, |m| m.from = 3),
+        ];
+        for message in poison {
+            let verdict = vet(&message, VIEW);
+            assert!(matches!(verdict, Verdict::Drop(_)), "{message:?} gave {verdict:?}");
+        }
+    }
+
+    /// A leader never commits beyond what we acknowledged: if we do not have it, we lost it.
+    #[test]
+    fn lost_acknowledged_data_is_told_apart() {
+        let heartbeat = message(MessageType::MsgHeartbeat, |m| m.commit = 11);
+        assert!(matches!(vet(&heartbeat, VIEW), Verdict::Lost(_)));
+        let stranger = View { sender_known: false, ..VIEW };
+        assert!(matches!(vet(&heartbeat, stranger), Verdict::Drop(_)));
+    }
+}

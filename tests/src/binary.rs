@@ -1,0 +1,63 @@
+//! Where the server executable is, as fresh as the sources.
+//!
+//! Cargo tells a test only about the executables of its own package. So cargo is asked to build the
+//! other package, in the profile and the target directory of the running test: when nothing changed
+//! that costs a fraction of a second, and a stale executable is never tested.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The server executable, built if it is missing or older than its sources.
+///
+/// # Panics
+///
+/// When it cannot be built; what cargo said is then on standard error.
+pub fn raftexample() -> &'static Path {
+    // The only state shared by the tests of a process: building once is the point.
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(build)
+}
+
+/// The directory that holds the workspace's `Cargo.toml`.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// The target directory the running test was built in.
+pub fn target_dir() -> PathBuf {
+    profile_dir().parent().expect("a profile's directory lies in the target directory").into()
+}
+
+/// `target/<profile>`, from `target/<profile>/deps/<this test>`.
+fn profile_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("the running test has a path");
+    test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").into()
+}
+
+fn build() -> PathBuf {
+    let profile_dir = profile_dir();
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => panic!("{} is not a profile's directory", profile_dir.display()),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(workspace())
+        .args(["build", "--package", "raftexample", "--bin", "raftexample", "--quiet"])
+        .args(["--profile", profile, "--message-format", "json-render-diagnostics"])
+        .arg("--target-dir")
+        .arg(target_dir())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo runs, since it ran this test");
+    assert!(output.status.success(), "raftexample does not build: {}", output.status);
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .expect("cargo names the executable it built")
+}

@@ -1,0 +1,238 @@
+//! The promises of the channel API, on running nodes: the original's four tests, and what its
+//! users wished it had.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raftnode::membership::Founder;
+use raftnode::{Channels, Commit, Config, Consistency, Handle, Node, Outcome, Read, Refusal};
+use tempfile::TempDir;
+
+/// Members of one cluster in this process, on ports that the system chose.
+fn start(n: u64, directory: &TempDir) -> Vec<(Node, Channels)> {
+    let listeners: Vec<TcpListener> =
+        (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let founder = |(id, listener): (u64, &TcpListener)| Founder {
+        id,
+        url: format!("http://{}", listener.local_addr().unwrap()),
+    };
+    let founders: Vec<Founder> = (1..).zip(&listeners).map(founder).collect();
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    (1..)
+        .zip(listeners)
+        .map(|(id, listener)| {
+            let path = directory.path().join(id.to_string());
+            let config = Config::new(id, founders.clone(), path);
+            Node::start_on(config, listener, &logger, &AtomicBool::new(false)).unwrap()
+        })
+        .collect()
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+fn propose(handle: &Handle, data: &str) -> Outcome {
+    handle.propose(Bytes::copy_from_slice(data.as_bytes()), deadline()).unwrap().wait()
+}
+
+/// A consumer that keeps every command in order.
+fn consume(channels: Channels) -> (Handle, Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (commits, applied, log) = (channels.commits, channels.applied, Arc::clone(&seen));
+    let thread = std::thread::spawn(move || {
+        for commit in commits {
+            match commit {
+                Commit::Restore(restore) => applied.report(restore.index),
+                Commit::Entries(entries) => {
+                    for item in entries.items {
+                        log.lock().unwrap().push(String::from_utf8_lossy(&item.data).into_owned());
+                        let index = item.index;
+                        item.answer(index.to_string().into());
+                    }
+                    applied.report(entries.last_index);
+                }
+            }
+        }
+    });
+    (channels.handle, seen, thread)
+}
+
+fn stop(parts: Vec<(Node, Handle, JoinHandle<()>)>) {
+    for (_, handle, _) in &parts {
+        handle.shutdown();
+    }
+    for (node, handle, thread) in parts {
+        node.join().unwrap();
+        drop(handle);
+        thread.join().unwrap();
+    }
+}
+
+/// The original's TestProposeOnCommit: a consumer that proposes while it consumes must not stop
+/// the cluster. Three members each propose again whatever they see, a hundred times.
+#[test]
+fn proposing_on_commit_does_not_block() {
+    let directory = TempDir::new().unwrap();
+    let mut parts = Vec::new();
+    for (node, channels) in start(3, &directory) {
+        let handle = channels.handle.clone();
+        let (commits, applied) = (channels.commits, channels.applied);
+        let proposer = handle.clone();
+        let thread = std::thread::spawn(move || {
+            let mut rounds = 0;
+            let mut pending = Vec::new();
+            for commit in commits {
+                match commit {
+                    Commit::Restore(restore) => applied.report(restore.index),
+                    Commit::Entries(entries) => {
+                        let last = entries.last_index;
+                        for item in entries.items {
+                            let data = item.data.clone();
+                            item.answer(Bytes::new());
+                            if rounds < 100 {
+                                rounds += 1;
+                                // Refused once the cluster stops; until then, taken.
+                                pending.extend(proposer.propose(data, deadline()));
+                            }
+                        }
+                        applied.report(last);
+                    }
+                }
+            }
+            assert_eq!(rounds, 100, "the cluster stopped before 100 rounds");
+        });
+        parts.push((node, handle, thread));
+    }
+    let outcomes: Vec<Outcome> =
+        parts.iter().map(|(_, handle, _)| propose(handle, "seed")).collect();
+    assert!(outcomes.iter().all(|o| matches!(o, Outcome::Applied { .. })), "{outcomes:?}");
+    // Everything that was proposed on the way is committed once a later proposal is applied
+    // everywhere and each consumer has seen its hundred.
+    let settled = |handle: &Handle| {
+        let index = match propose(handle, "settle") {
+            Outcome::Applied { index, .. } => index,
+            other => panic!("{other:?}"),
+        };
+        index > 300
+    };
+    let until = deadline();
+    while !settled(&parts[0].1) {
+        assert!(Instant::now() < until, "the cluster does not settle");
+    }
+    for (_, handle, _) in &parts {
+        let read = handle.read(Consistency::Linearizable, 0, deadline()).unwrap().wait();
+        assert!(matches!(read, Read::Ready { .. }), "{read:?}");
+    }
+    stop(parts);
+}
+
+/// The original's TestCloseProposerBeforeReplay: a node whose owner leaves at once ends cleanly.
+#[test]
+fn leaving_before_replay_ends_the_node() {
+    let directory = TempDir::new().unwrap();
+    for (node, channels) in start(1, &directory) {
+        let Channels { handle, commits, applied } = channels;
+        drop((handle, applied));
+        node.join().unwrap();
+        // What was queued is still there, and then the channel says that it is closed.
+        assert!(commits.iter().count() <= 4);
+    }
+}
+
+/// The original's TestCloseProposerInflight: leaving with a commit under way ends cleanly, and
+/// what was acknowledged had reached the consumer.
+#[test]
+fn leaving_with_commits_under_way_ends_the_node() {
+    let directory = TempDir::new().unwrap();
+    let (node, channels) = start(1, &directory).remove(0);
+    let (handle, seen, thread) = consume(channels);
+    let first = propose(&handle, "foo");
+    assert!(matches!(first, Outcome::Applied { .. }), "{first:?}");
+    let second = handle.propose("bar".into(), deadline()).unwrap();
+    drop(handle);
+    node.join().unwrap();
+    thread.join().unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.first().map(String::as_str), Some("foo"));
+    let applied = matches!(second.wait(), Outcome::Applied { .. });
+    assert!(!applied || seen.contains(&"bar".to_owned()), "acknowledged but never handed over");
+}
+
+/// The original's TestPutAndGetKeyValue, on a store of this test's own: what one member is told
+/// can be read on every other.
+#[test]
+fn what_is_put_on_one_member_is_read_on_all() {
+    let directory = TempDir::new().unwrap();
+    let mut parts = Vec::new();
+    let mut stores = Vec::new();
+    for (node, channels) in start(3, &directory) {
+        let (handle, seen, thread) = consume(channels);
+        stores.push(seen);
+        parts.push((node, handle, thread));
+    }
+    for member in 0..3 {
+        let outcome = propose(&parts[member].1, &format!("key-{member}=value"));
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+        for (reader, store) in stores.iter().enumerate() {
+            let read = parts[reader].1.read(Consistency::Linearizable, 0, deadline());
+            assert!(matches!(read.unwrap().wait(), Read::Ready { .. }));
+            let pairs: BTreeMap<String, String> = (store.lock().unwrap().iter())
+                .filter_map(|line| line.split_once('='))
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect();
+            assert_eq!(pairs.get(&format!("key-{member}")).map(String::as_str), Some("value"));
+        }
+    }
+    stop(parts);
+}
+
+/// A restarted node hands its consumer the same commands again, in the same order.
+#[test]
+fn a_restart_replays_what_was_applied() {
+    let directory = TempDir::new().unwrap();
+    let (node, channels) = start(1, &directory).remove(0);
+    let (handle, seen, thread) = consume(channels);
+    for n in 0..100 {
+        assert!(matches!(propose(&handle, &n.to_string()), Outcome::Applied { .. }));
+    }
+    let before = seen.lock().unwrap().clone();
+    stop(vec![(node, handle, thread)]);
+
+    let config = Config::new(
+        1,
+        raftnode::membership::parse_cluster("http://127.0.0.1:1").unwrap(),
+        directory.path().join("1"),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    let (node, channels) =
+        Node::start_on(config, listener, &logger, &AtomicBool::new(false)).unwrap();
+    let (handle, seen, thread) = consume(channels);
+    let read = handle.read(Consistency::Linearizable, 0, deadline()).unwrap().wait();
+    assert!(matches!(read, Read::Ready { .. }), "{read:?}");
+    assert_eq!(*seen.lock().unwrap(), before);
+    stop(vec![(node, handle, thread)]);
+}
+
+/// Without a quorum a proposal waits for its deadline and then ends in an honest answer.
+#[test]
+fn without_a_quorum_the_deadline_answers() {
+    let directory = TempDir::new().unwrap();
+    let mut members = start(3, &directory);
+    members.truncate(1);
+    let (node, channels) = members.remove(0);
+    let (handle, _, thread) = consume(channels);
+    let soon = Instant::now() + Duration::from_millis(300);
+    let outcome = handle.propose("lost".into(), soon).unwrap().wait();
+    assert_eq!(outcome, Outcome::Refused(Refusal::NoLeader));
+    let soon = Instant::now() + Duration::from_millis(300);
+    let read = handle.read(Consistency::Linearizable, 0, soon).unwrap().wait();
+    assert_eq!(read, Read::Refused(Refusal::NoLeader));
+    stop(vec![(node, handle, thread)]);
+}

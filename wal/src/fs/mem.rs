@@ -1,0 +1,561 @@
+//! A file system in memory that knows what a crash would leave of it.
+//!
+//! Every sector and every name exists twice: as the program sees it and as the disk holds it. The
+//! two meet at a sync. [`MemFs::crash`] builds the file system that a machine would find after
+//! losing power now: what was synced, plus whatever the given [`Loss`] lets through of the rest,
+//! sector by sector and name by name, in no order. Faults make a chosen operation fail, or every
+//! operation from a chosen one on, which is how a test stops a program at each point of its work.
+//!
+//! It does not model time, permissions, links, or renames between directories (refused).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fmt, io,
+    path::{Component, Path},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Access, File, Fs, Lock, LockError, SECTOR};
+
+const ROOT: u64 = 0;
+const SECTOR_LEN: usize = SECTOR as usize;
+
+type Sector = Arc<[u8; SECTOR_LEN]>;
+
+/// What becomes of writes and names that no sync has covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// All are lost.
+    Everything,
+    /// All survive, as they do when only the process dies.
+    Nothing,
+    /// Each sector, length and name survives or not, as the seed has it.
+    Some(u64),
+    /// As `Some`, but a sector may also come back as garbage, which disks are not supposed to do.
+    Garbage(u64),
+}
+
+/// The kinds of operation that a fault can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Any operation that changes something or makes it durable.
+    Any,
+    /// [`File::write_at`].
+    Write,
+    /// [`File::allocate`].
+    Allocate,
+    /// [`File::sync_data`], [`File::sync_all`] and [`Fs::sync_dir`].
+    Sync,
+}
+
+/// What happens to the operation that a fault names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails with this error number. A failed sync leaves its writes readable and marks them
+    /// clean, as Linux does: no later sync will write them.
+    Error(i32),
+    /// A write stores half of its bytes and says so.
+    Short,
+    /// It and everything after it fails: the program has in effect stopped before it.
+    Stop,
+}
+
+/// A file system in memory; clones share it.
+#[derive(Clone)]
+pub struct MemFs(Arc<Mutex<State>>);
+
+impl MemFs {
+    /// An empty file system.
+    pub fn new() -> Self {
+        let root = Node::Dir(MemDir::default());
+        let nodes = BTreeMap::from([(ROOT, root)]);
+        Self(Arc::new(Mutex::new(State { nodes, next_node: ROOT + 1, ..State::default() })))
+    }
+
+    /// What a crash now would leave, as a file system of its own without faults.
+    pub fn crash(&self, loss: Loss) -> MemFs {
+        let state = self.state();
+        let mut fate = Fate::new(loss);
+        let nodes = state
+            .nodes
+            .iter()
+            .map(|(&id, node)| match node {
+                Node::Dir(dir) => (id, Node::Dir(dir.crash(&mut fate))),
+                Node::File(file) => (id, Node::File(file.crash(&mut fate))),
+            })
+            .collect();
+        let crashed = State { nodes, next_node: state.next_node, ..State::default() };
+        MemFs(Arc::new(Mutex::new(crashed)))
+    }
+
+    /// How many operations of this kind were attempted so far.
+    pub fn count(&self, op: Op) -> u64 {
+        self.state().counts[op as usize]
+    }
+
+    /// Plans a fault for the `nth` operation of this kind from now on, counted from 0.
+    pub fn inject(&self, op: Op, nth: u64, fault: Fault) {
+        let mut state = self.state();
+        let at = state.counts[op as usize] + nth;
+        state.faults.push((op, at, fault));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in a test must not hide behind a poisoned lock: the state is plain data.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemFs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemFs").field("operations", &self.count(Op::Any)).finish()
+    }
+}
+
+impl Fs for MemFs {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let mut state = self.state();
+        state.begin(Op::Any)?;
+        let (dir, name) = state.split(path)?;
+        let id = state.next_node;
+        state.dir(dir)?.link(name, id)?;
+        state.nodes.insert(id, Node::File(MemFile::default()));
+        state.next_node += 1;
+        Ok(Box::new(Handle { fs: self.clone(), id, access: Access::ReadWrite }))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        let mut state = self.state();
+        let id = state.find(path)?;
+        state.file(id)?;
+        Ok(Box::new(Handle { fs: self.clone(), id, access }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Any)?;
+        let (dir, name) = state.split(path)?;
+        let id = state.next_node;
+        state.dir(dir)?.link(name, id)?;
+        state.nodes.insert(id, Node::Dir(MemDir::default()));
+        state.next_node += 1;
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let mut state = self.state();
+        let id = state.find(dir)?;
+        Ok(state.dir(id)?.live.keys().cloned().collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Any)?;
+        let (from_dir, from) = state.split(from)?;
+        let (to_dir, to) = state.split(to)?;
+        if from_dir != to_dir {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        }
+        let dir = state.dir(from_dir)?;
+        let id = *dir.live.get(&from).ok_or(io::ErrorKind::NotFound)?;
+        dir.change(Change::Rename { from, to, id });
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Any)?;
+        let id = state.find(path)?;
+        state.file(id)?;
+        let (dir, name) = state.split(path)?;
+        state.dir(dir)?.change(Change::Unlink { name });
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Any)?;
+        let id = state.find(path)?;
+        if !state.dir(id)?.live.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let (dir, name) = state.split(path)?;
+        state.dir(dir)?.change(Change::Unlink { name });
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Sync)?;
+        let id = state.find(dir)?;
+        let dir = state.dir(id)?;
+        dir.durable = dir.live.clone();
+        dir.pending.clear();
+        Ok(())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        match self.state().find(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn lock(&self, path: &Path) -> Result<Lock, LockError> {
+        if !self.exists(path)? {
+            self.create_new(path)?;
+        }
+        let mut state = self.state();
+        let id = state.find(path)?;
+        if !state.locked.insert(id) {
+            return Err(LockError::Held { pid: Some(std::process::id()) });
+        }
+        Ok(Lock::new(Held { fs: self.clone(), id }))
+    }
+}
+
+struct Held {
+    fs: MemFs,
+    id: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.fs.state().locked.remove(&self.id);
+    }
+}
+
+struct Handle {
+    fs: MemFs,
+    id: u64,
+    access: Access,
+}
+
+impl Handle {
+    /// Runs a change on the file unless a fault or the way it was opened forbids it.
+    fn change<T>(&self, op: Op, run: impl FnOnce(&mut MemFile) -> T) -> io::Result<T> {
+        if self.access == Access::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut state = self.fs.state();
+        let begun = state.begin(op);
+        let file = state.file(self.id)?;
+        if op == Op::Sync && begun.is_err() {
+            file.stale.append(&mut file.dirty);
+        }
+        begun?;
+        Ok(run(file))
+    }
+}
+
+impl File for Handle {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        Ok(self.fs.state().file(self.id)?.read(offset, bytes))
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        if self.access == Access::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut state = self.fs.state();
+        let short = state.begin(Op::Write)?;
+        let bytes = if short { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
+        state.file(self.id)?.write(offset, bytes);
+        Ok(bytes.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.change(Op::Sync, MemFile::sync)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.change(Op::Sync, MemFile::sync)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.fs.state().file(self.id)?.size)
+    }
+
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.change(Op::Any, |file| file.resize(size))
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        self.change(Op::Allocate, |file| file.resize(file.size.max(size)))
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        self.fs.state().file(self.id)?.forget();
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    nodes: BTreeMap<u64, Node>,
+    next_node: u64,
+    locked: BTreeSet<u64>,
+    counts: [u64; 4],
+    faults: Vec<(Op, u64, Fault)>,
+    stopped: bool,
+}
+
+impl State {
+    /// Counts an operation and lets it fail if a fault says so. True for a write cut short.
+    fn begin(&mut self, op: Op) -> io::Result<bool> {
+        let mut hit = None;
+        let kinds = [Op::Any, op];
+        for kind in if op == Op::Any { &kinds[..1] } else { &kinds[..] } {
+            let at = self.counts[*kind as usize];
+            self.counts[*kind as usize] += 1;
+            hit = hit.or(self.faults.iter().find(|f| f.0 == *kind && f.1 == at).map(|f| f.2));
+        }
+        self.stopped |= hit == Some(Fault::Stop);
+        if self.stopped {
+            return Err(io::Error::other("stopped"));
+        }
+        match hit {
+            Some(Fault::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::Short) => Ok(true),
+            Some(Fault::Stop) | None => Ok(false),
+        }
+    }
+
+    fn find(&self, path: &Path) -> io::Result<u64> {
+        let mut id = ROOT;
+        for component in path.components() {
+            if let Component::Normal(name) = component {
+                let Some(Node::Dir(dir)) = self.nodes.get(&id) else {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                };
+                id = *dir.live.get(name).ok_or(io::ErrorKind::NotFound)?;
+            }
+        }
+        Ok(id)
+    }
+
+    fn split(&self, path: &Path) -> io::Result<(u64, OsString)> {
+        let name = path.file_name().map(OsStr::to_owned).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.find(super::parent(path))?, name))
+    }
+
+    fn dir(&mut self, id: u64) -> io::Result<&mut MemDir> {
+        match self.nodes.get_mut(&id) {
+            Some(Node::Dir(dir)) => Ok(dir),
+            _ => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn file(&mut self, id: u64) -> io::Result<&mut MemFile> {
+        match self.nodes.get_mut(&id) {
+            Some(Node::File(file)) => Ok(file),
+            _ => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+}
+
+enum Node {
+    Dir(MemDir),
+    File(MemFile),
+}
+
+#[derive(Clone)]
+enum Change {
+    Link { name: OsString, id: u64 },
+    Unlink { name: OsString },
+    Rename { from: OsString, to: OsString, id: u64 },
+}
+
+#[derive(Default)]
+struct MemDir {
+    live: BTreeMap<OsString, u64>,
+    durable: BTreeMap<OsString, u64>,
+    pending: Vec<Change>,
+}
+
+impl MemDir {
+    fn link(&mut self, name: OsString, id: u64) -> io::Result<()> {
+        if self.live.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.change(Change::Link { name, id });
+        Ok(())
+    }
+
+    fn change(&mut self, change: Change) {
+        apply(&mut self.live, &change);
+        self.pending.push(change);
+    }
+
+    fn crash(&self, fate: &mut Fate) -> MemDir {
+        let mut live = self.durable.clone();
+        for change in &self.pending {
+            if fate.survives() {
+                apply(&mut live, change);
+            }
+        }
+        MemDir { durable: live.clone(), live, pending: Vec::new() }
+    }
+}
+
+fn apply(names: &mut BTreeMap<OsString, u64>, change: &Change) {
+    match change {
+        Change::Link { name, id } => {
+            names.insert(name.clone(), *id);
+        }
+        Change::Unlink { name } => {
+            names.remove(name);
+        }
+        Change::Rename { from, to, id } => {
+            names.remove(from);
+            names.insert(to.clone(), *id);
+        }
+    }
+}
+
+/// Absent sectors read as zeros. Live and durable share a sector until one of them changes.
+#[derive(Default)]
+struct MemFile {
+    live: BTreeMap<u64, Sector>,
+    durable: BTreeMap<u64, Sector>,
+    size: u64,
+    durable_size: u64,
+    /// Sectors that the next sync writes.
+    dirty: BTreeSet<u64>,
+    /// Sectors whose sync failed: readable until the cache is dropped, never written.
+    stale: BTreeSet<u64>,
+}
+
+impl MemFile {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> usize {
+        let end = self.size.min(offset.saturating_add(bytes.len() as u64));
+        let mut at = offset;
+        while at < end {
+            let within = (at % SECTOR) as usize;
+            let n = (SECTOR_LEN - within).min((end - at) as usize);
+            let target = &mut bytes[(at - offset) as usize..][..n];
+            match self.live.get(&(at / SECTOR)) {
+                Some(sector) => target.copy_from_slice(&sector[within..][..n]),
+                None => target.fill(0),
+            }
+            at += n as u64;
+        }
+        at.saturating_sub(offset) as usize
+    }
+
+    fn write(&mut self, offset: u64, mut bytes: &[u8]) {
+        let mut at = offset;
+        while !bytes.is_empty() {
+            let within = (at % SECTOR) as usize;
+            let n = (SECTOR_LEN - within).min(bytes.len());
+            let sector = self.live.entry(at / SECTOR).or_insert_with(|| [0; SECTOR_LEN].into());
+            Arc::make_mut(sector)[within..][..n].copy_from_slice(&bytes[..n]);
+            self.stale.remove(&(at / SECTOR));
+            self.dirty.insert(at / SECTOR);
+            bytes = &bytes[n..];
+            at += n as u64;
+        }
+        self.size = self.size.max(at);
+    }
+
+    fn resize(&mut self, size: u64) {
+        if size < self.size {
+            let gone = self.live.split_off(&size.div_ceil(SECTOR));
+            self.dirty.extend(gone.into_keys());
+            let within = (size % SECTOR) as usize;
+            if within != 0
+                && let Some(sector) = self.live.get_mut(&(size / SECTOR))
+            {
+                Arc::make_mut(sector)[within..].fill(0);
+                self.dirty.insert(size / SECTOR);
+            }
+        }
+        self.size = size;
+    }
+
+    fn sync(&mut self) {
+        for at in std::mem::take(&mut self.dirty) {
+            copy(&self.live, &mut self.durable, at);
+        }
+        self.durable_size = self.size;
+    }
+
+    fn forget(&mut self) {
+        for at in std::mem::take(&mut self.stale) {
+            copy(&self.durable, &mut self.live, at);
+        }
+    }
+
+    fn crash(&self, fate: &mut Fate) -> MemFile {
+        let mut live = self.durable.clone();
+        for &at in &self.dirty {
+            if fate.garbage() {
+                live.insert(at, Arc::new(std::array::from_fn(|_| fate.next() as u8)));
+            } else if fate.survives() {
+                copy(&self.live, &mut live, at);
+            }
+        }
+        let mut size = self.durable_size;
+        if self.size != size && fate.survives() {
+            size = self.size;
+        }
+        live.split_off(&size.div_ceil(SECTOR));
+        let durable = live.clone();
+        MemFile { live, durable, size, durable_size: size, ..MemFile::default() }
+    }
+}
+
+fn copy(from: &BTreeMap<u64, Sector>, to: &mut BTreeMap<u64, Sector>, at: u64) {
+    match from.get(&at) {
+        Some(sector) => to.insert(at, sector.clone()),
+        None => to.remove(&at),
+    };
+}
+
+/// Decides what survives, by the seed alone (splitmix64).
+struct Fate {
+    loss: Loss,
+    state: u64,
+}
+
+impl Fate {
+    fn new(loss: Loss) -> Self {
+        let state = match loss {
+            Loss::Some(seed) | Loss::Garbage(seed) => seed,
+            Loss::Everything | Loss::Nothing => 0,
+        };
+        Self { loss, state }
+    }
+
+    fn survives(&mut self) -> bool {
+        match self.loss {
+            Loss::Everything => false,
+            Loss::Nothing => true,
+            Loss::Some(_) | Loss::Garbage(_) => self.next() & 1 == 1,
+        }
+    }
+
+    fn garbage(&mut self) -> bool {
+        matches!(self.loss, Loss::Garbage(_)) && self.next().is_multiple_of(3)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,498 @@
+//! The log itself: create, open, save, read, release.
+//!
+//! Every change is durable when the call that makes it returns. After a write or a sync has failed
+//! nobody knows what the disk holds, so the log is latched: it answers [`Error::Latched`] until it
+//! is opened anew, and nothing is ever tried again. A batch that breaks a rule of the index panics
+//! before a byte of it is written.
+//!
+//! The order of what must happen before what is in three functions: `segment::create` for a new
+//! segment, [`Wal::rotate`] for the change to it, and [`Wal::open`] for what a crash left.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Context, Error, Foreign, Result},
+    fs::{File, Fs, SECTOR, parent},
+    index::{Breach, LogIndex, Place, SPAN_BYTES, Span},
+    record::{Batch, Contents, ENTRY_HEADER, Entry, FrameHeader, HardState, Kind, Marker},
+    replay::{End, Replayed, Window, replay},
+    segment::{self, Header, Name, Position, Segment, parse_name},
+};
+
+/// Whose log it is and how it is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The cluster; a log of another is refused.
+    pub cluster: u64,
+    /// The member; a log of another is refused.
+    pub node: u64,
+    /// The size at which the next segment is begun, in bytes. Default: 64 MiB. A batch that is
+    /// larger still gets a segment of its own. May differ from one opening to the next.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cluster: 0, node: 0, segment_bytes: 64 << 20 }
+    }
+}
+
+/// What opening a log found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// The last batch, which was never acknowledged and has been cut off.
+    pub torn: Option<Torn>,
+    /// The segment whose seal a crash had prevented and which is sealed now.
+    pub sealed: Option<PathBuf>,
+    /// Files of segments that a crash had left unfinished, removed now.
+    pub unfinished: Vec<PathBuf>,
+}
+
+/// A batch whose write a crash has interrupted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// The newest segment.
+    pub path: PathBuf,
+    /// Where the batch began, and the log now ends.
+    pub offset: u64,
+    /// How far the batch's bytes reached, from there.
+    pub bytes: u64,
+}
+
+/// What [`Wal::release`] deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Released {
+    /// How many segments.
+    pub n_segments: u64,
+    /// Their size on disk.
+    pub bytes: u64,
+}
+
+/// An open log.
+pub struct Wal {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    options: Options,
+    /// Oldest first; never empty.
+    segments: Vec<Segment>,
+    index: LogIndex,
+    /// The end of the newest segment.
+    end: End,
+    /// Where the newest segment's first batch goes.
+    head_end: u64,
+    is_latched: bool,
+}
+
+impl Wal {
+    /// Whether `dir` holds a log. What a crash left of [`Wal::create`] is none.
+    pub fn exists(fs: &dyn Fs, dir: &Path) -> Result<bool> {
+        if !fs.exists(dir).context("look for", dir)? {
+            return Ok(false);
+        }
+        let names = fs.list(dir).context("list", dir)?;
+        Ok(names.iter().any(|name| matches!(parse_name(name), Name::Segment { .. })))
+    }
+
+    /// Creates a log in `dir`, which is created too if its parent is there.
+    ///
+    /// `first` holds the hard state and the marker that the log begins with, or nothing. It is
+    /// cleared. The log, `dir` and its name are durable on return.
+    ///
+    /// # Panics
+    ///
+    /// If `first` breaks a rule of the log or holds entries.
+    pub fn create(fs: Arc<dyn Fs>, dir: &Path, options: Options, first: &mut Batch) -> Result<Wal> {
+        if !fs.exists(dir).context("look for", dir)? {
+            fs.create_dir(dir).context("create", dir)?;
+        }
+        for name in fs.list(dir).context("list", dir)? {
+            let path = dir.join(&name);
+            if parse_name(&name) != Name::Unfinished {
+                return Err(io::Error::from(io::ErrorKind::AlreadyExists)).context("create", &path);
+            }
+            fs.remove_file(&path).context("remove", &path)?;
+        }
+        fs.sync_dir(parent(dir)).context("sync", parent(dir))?;
+
+        let marker = first.contents().marker;
+        let mut hard_state = first.contents().hard_state.unwrap_or_default();
+        hard_state.commit = hard_state.commit.max(marker.map_or(0, |marker| marker.index));
+        first.set_hard_state(hard_state);
+        let base =
+            marker.map_or(Position::default(), |m| Position { index: m.index, term: m.term });
+        let Options { cluster, node, segment_bytes } = options;
+        let header = Header { cluster, node, sequence: 1, base, previous: 0 };
+        let index = LogIndex::begin(base, header.sequence, first.contents());
+        let index = index.unwrap_or_else(|Breach(rule)| panic!("{rule}"));
+
+        let (segment, offset, previous) =
+            segment::create(&*fs, dir, header, segment_bytes, first, 1)?;
+        first.clear();
+        Ok(Wal {
+            fs,
+            dir: dir.to_owned(),
+            options,
+            segments: vec![segment],
+            index,
+            end: End { offset, sequence: 2, previous },
+            head_end: offset,
+            is_latched: false,
+        })
+    }
+
+    /// Opens the log in `dir`, reading all of it once, and finishes what a crash interrupted.
+    ///
+    /// What is returned is durable, whatever of it the dead process had only written. `stop` is
+    /// asked before each batch and ends the replay with [`Error::Interrupted`] when true. Nothing
+    /// else may have the directory open: the lock is the caller's.
+    pub fn open(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        options: Options,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Wal, Opened)> {
+        let (names, unfinished) = survey(&*fs, dir)?;
+        let Replayed { segments, index, end, head_end, unsealed, torn } =
+            replay(&*fs, dir, &names, &options, stop)?;
+
+        // Only now is anything changed: a log that is refused stays as it was found.
+        for path in &unfinished {
+            fs.remove_file(path).context("remove", path)?;
+        }
+        let mut opened = Opened { torn, sealed: None, unfinished };
+        if let (Some(end), [.., segment, _]) = (unsealed, &segments[..]) {
+            seal(segment, end)?;
+            opened.sealed = Some(segment.path.clone());
+        }
+        let tail = segments.last().expect("replay returns at least one segment");
+        if let Some(torn) = &opened.torn {
+            // A shorter batch may follow here: what it leaves uncovered must not be read again.
+            zero(&*tail.file, torn).context("write", &tail.path)?;
+        }
+        if tail.file.size().context("measure", &tail.path)? < options.segment_bytes {
+            tail.file.allocate(options.segment_bytes).context("allocate", &tail.path)?;
+        }
+        tail.file.sync_data().context("sync", &tail.path)?;
+        fs.sync_dir(dir).context("sync", dir)?;
+
+        let dir = dir.to_owned();
+        let wal = Wal { fs, dir, options, segments, index, end, head_end, is_latched: false };
+        Ok((wal, opened))
+    }
+
+    /// Makes a batch durable: one frame, one write, one sync. Clears the batch.
+    ///
+    /// An empty batch costs nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the batch breaks a rule of the log.
+    pub fn save(&mut self, batch: &mut Batch) -> Result<()> {
+        self.usable()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Err(Breach(rule)) = self.index.check(batch.contents()) {
+            panic!("{rule}");
+        }
+        self.latching(|wal| {
+            let is_fresh = wal.end.offset == wal.head_end;
+            // Room for the seal stays free, so that sealing needs no new space on the disk.
+            let needed = wal.end.offset + batch.frame_len() + SECTOR;
+            if needed > wal.options.segment_bytes && !is_fresh {
+                wal.rotate()?;
+            }
+            wal.append(batch)
+        })?;
+        batch.clear();
+        Ok(())
+    }
+
+    /// Reads entries `low..high` from disk, verified: at least one, then as many as make no more
+    /// than `max_bytes` with the 24 bytes of overhead that each has.
+    ///
+    /// # Panics
+    ///
+    /// If the range is empty or not within `first_index()..=last_index()`.
+    pub fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>> {
+        self.usable()?;
+        assert!(
+            low >= self.first_index() && low < high && high <= self.last_index() + 1,
+            "entries {low}..{high} are not within {}..={}",
+            self.first_index(),
+            self.last_index()
+        );
+        let mut entries = Vec::new();
+        let mut bytes_left = max_bytes;
+        let mut contents = Contents::default();
+        for span in self.index.spans(low) {
+            let at = self.segments.partition_point(|s| s.header.sequence < span.place.segment);
+            let segment = &self.segments[at];
+            let size = span.place.end;
+            let chunk = usize::try_from(SPAN_BYTES).expect("a span's size is a small constant");
+            let mut window = Window::new(&*segment.file, size, chunk);
+            let mut offset = span.place.start;
+            while offset < span.place.end {
+                let bytes = window.get(offset, SECTOR as usize).context("read", &segment.path)?;
+                let frame = FrameHeader::decode(bytes, segment.seed)
+                    .ok_or_else(|| unreadable(segment, offset, span))?;
+                let bytes = window.frame(offset, &frame).context("read", &segment.path)?;
+                if !frame.verify(bytes, segment.seed) || frame.parse(bytes, &mut contents).is_err()
+                {
+                    return Err(unreadable(segment, offset, span));
+                }
+                for meta in &contents.entries {
+                    let next = low + entries.len() as u64;
+                    if meta.index < low || meta.index >= span.end {
+                        continue;
+                    }
+                    // A checksum that holds at a place where something else was written.
+                    if meta.index != next || self.term(next) != Some(meta.term) {
+                        return Err(unreadable(segment, offset, span));
+                    }
+                    let (start, length) = meta.payload;
+                    let cost = (length + ENTRY_HEADER) as u64;
+                    if next == high || (cost > bytes_left && !entries.is_empty()) {
+                        return Ok(entries);
+                    }
+                    bytes_left = bytes_left.saturating_sub(cost);
+                    entries.push(Entry {
+                        index: meta.index,
+                        term: meta.term,
+                        is_conf_change: meta.is_conf_change,
+                        // Copied, lest one entry keep a whole span in memory.
+                        payload: Bytes::copy_from_slice(&bytes[start..start + length]),
+                    });
+                }
+                offset += frame.frame_len();
+                if low + entries.len() as u64 == high {
+                    return Ok(entries);
+                }
+            }
+        }
+        assert_eq!(low + entries.len() as u64, high, "the spans cover the log");
+        Ok(entries)
+    }
+
+    /// The term of an entry of the log, or of the one before its first.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.index.term(index)
+    }
+
+    /// The first entry of the log, whether it is there yet or not.
+    pub fn first_index(&self) -> u64 {
+        self.index.base().index + 1
+    }
+
+    /// The last entry of the log, or the one before its first when it is empty.
+    pub fn last_index(&self) -> u64 {
+        self.index.last_index()
+    }
+
+    /// The hard state saved last, its commit index raised by later markers.
+    pub fn hard_state(&self) -> HardState {
+        self.index.hard_state()
+    }
+
+    /// The newest marker.
+    pub fn marker(&self) -> Option<Marker> {
+        self.index.markers().last().copied()
+    }
+
+    /// The markers in the segments that are still there, oldest first.
+    ///
+    /// The log may begin behind all but the newest: compare with [`Wal::first_index`].
+    pub fn markers(&self) -> &[Marker] {
+        self.index.markers()
+    }
+
+    /// Indexes in `low..high` of entries that change the configuration.
+    pub fn conf_changes(&self, low: u64, high: u64) -> impl Iterator<Item = u64> + '_ {
+        self.index.conf_changes(low, high).iter().copied()
+    }
+
+    /// How many segments there are.
+    pub fn n_segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Deletes the segments that hold no entry behind `through`.
+    ///
+    /// Entries above `through` stay, and all that share a segment with one. The newest segment
+    /// stays. Where an overwrite reached back behind the beginning of a segment, the segments
+    /// before it stay until it can go too: replay could not begin there.
+    ///
+    /// # Panics
+    ///
+    /// If the newest marker does not cover `through`.
+    pub fn release(&mut self, through: u64) -> Result<Released> {
+        self.usable()?;
+        let covered = self.marker().map_or(0, |marker| marker.index);
+        assert!(through <= covered, "W10: release through {through} passes marker {covered}");
+        let Some(first) = self.first_needed(through) else { return Ok(Released::default()) };
+        self.latching(|wal| {
+            let mut released = Released::default();
+            for _ in 0..first {
+                let segment = &wal.segments[0];
+                released.bytes += segment.file.size().context("measure", &segment.path)?;
+                wal.fs.remove_file(&segment.path).context("remove", &segment.path)?;
+                // One at a time, oldest first: a crash must not leave a gap.
+                wal.fs.sync_dir(&wal.dir).context("sync", &wal.dir)?;
+                wal.segments.remove(0);
+                released.n_segments += 1;
+            }
+            let head = &wal.segments[0];
+            wal.index.release(head.header.sequence, head.header.base, head.head_marker);
+            Ok(released)
+        })
+    }
+
+    /// The newest segment that the log may begin with, if it is not the oldest anyway.
+    fn first_needed(&self, through: u64) -> Option<usize> {
+        let mut lowest = u64::MAX;
+        for (at, segment) in self.segments.iter().enumerate().skip(1).rev() {
+            lowest = lowest.min(segment.lowest);
+            let base = segment.header.base.index;
+            if base <= through && lowest > base {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    fn append(&mut self, batch: &mut Batch) -> Result<()> {
+        let segment = self.segments.last_mut().expect("a log has at least one segment");
+        let End { offset, sequence, previous } = self.end;
+        let (frame, bytes) = batch.finish(Kind::Batch, sequence, previous, segment.seed);
+        segment.file.write_all_at(offset, bytes).context("write", &segment.path)?;
+        segment.file.sync_data().context("sync", &segment.path)?;
+        let end = offset + frame.frame_len();
+        let place = Place { segment: segment.header.sequence, start: offset, end };
+        if let Some(lowest) = self.index.apply(batch.contents(), place) {
+            segment.lowest = segment.lowest.min(lowest);
+        }
+        self.end = End { offset: end, sequence: sequence + 1, previous: frame.checksum };
+        Ok(())
+    }
+
+    /// Goes on in a new segment. The old one is synced as it stands, since every save syncs.
+    fn rotate(&mut self) -> Result<()> {
+        let old = self.segments.last().expect("a log has at least one segment");
+        let header = Header {
+            sequence: old.header.sequence + 1,
+            base: self.index.last(),
+            previous: self.end.previous,
+            ..old.header
+        };
+        let mut head = Batch::new();
+        head.set_hard_state(self.hard_state());
+        if let Some(marker) = self.marker() {
+            head.set_marker(marker);
+        }
+        let (segment, offset, previous) = segment::create(
+            &*self.fs,
+            &self.dir,
+            header,
+            self.options.segment_bytes,
+            &mut head,
+            self.end.sequence,
+        )?;
+        // Replay takes a seal as proof that the next segment was there, and a batch in the next
+        // segment as proof of the seal: so the seal is durable after the one and before the other.
+        seal(old, self.end)?;
+        self.segments.push(segment);
+        self.end = End { offset, sequence: self.end.sequence + 1, previous };
+        self.head_end = offset;
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        if self.is_latched { Err(Error::Latched) } else { Ok(()) }
+    }
+
+    /// Runs what writes. The log stays latched unless it succeeds, even if it panics.
+    fn latching<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.is_latched = true;
+        let result = run(self)?;
+        self.is_latched = false;
+        Ok(result)
+    }
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal")
+            .field("dir", &self.dir)
+            .field("first_index", &self.first_index())
+            .field("last_index", &self.last_index())
+            .field("hard_state", &self.hard_state())
+            .field("is_latched", &self.is_latched)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sequence and first index of each segment in order, and the files that are no segments yet.
+type Names = (Vec<(u64, u64)>, Vec<PathBuf>);
+
+fn survey(fs: &dyn Fs, dir: &Path) -> Result<Names> {
+    let mut names = Vec::new();
+    let mut unfinished = Vec::new();
+    for name in fs.list(dir).context("list", dir)? {
+        match parse_name(&name) {
+            Name::Segment { sequence, first_index } => names.push((sequence, first_index)),
+            Name::Unfinished => unfinished.push(dir.join(name)),
+            Name::Malformed => {
+                return Err(Error::Foreign { path: dir.join(name), what: Foreign::Name });
+            }
+            Name::Other => {}
+        }
+    }
+    names.sort_unstable();
+    for pair in names.windows(2) {
+        let (before, after) = (pair[0].0, pair[1].0);
+        if after == before {
+            let path = dir.join(segment::file_name(pair[1].0, pair[1].1));
+            return Err(Error::Foreign { path, what: Foreign::Name });
+        }
+        if after != before + 1 {
+            let path = dir.join(format!("{:016x}-*.wal", before + 1));
+            return Err(Error::Missing { path, why: "the segments around it are there" });
+        }
+    }
+    Ok((names, unfinished))
+}
+
+fn seal(segment: &Segment, end: End) -> Result<()> {
+    let mut seal = Batch::new();
+    let (_, bytes) = seal.finish(Kind::Seal, end.sequence, end.previous, segment.seed);
+    segment.file.write_all_at(end.offset, bytes).context("write", &segment.path)?;
+    segment.file.sync_data().context("sync", &segment.path)
+}
+
+fn zero(file: &dyn File, torn: &Torn) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let end = torn.offset + torn.bytes;
+    let mut at = torn.offset;
+    while at < end {
+        let length = usize::try_from(end - at).map_or(zeros.len(), |left| left.min(zeros.len()));
+        file.write_all_at(at, &zeros[..length])?;
+        at += length as u64;
+    }
+    Ok(())
+}
+
+fn unreadable(segment: &Segment, offset: u64, span: &Span) -> Error {
+    Error::Corrupt {
+        path: segment.path.clone(),
+        offset,
+        first_index: span.first,
+        last_index: Some(span.end - 1),
+        reason: "it has changed since it was verified".to_owned(),
+    }
+}
