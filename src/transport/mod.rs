@@ -1,9 +1,9 @@
 //! How members talk to each other: streams of frames over HTTP, one for bulk and one for control.
 //!
 //! ```text
-//!  loop ──send──► queue (peer, lane) ──► dialler ══ POST /raft/stream/<lane> ══► listener ──► inbox
-//!                                          ▲                                       │
-//!                                          └── the peer's head, then an echo ──────┘
+//!  send ──► queue (peer, lane) ──► dialler ══ POST /raft/stream/<lane> ══► listener ──► inbox
+//!                                     ▲                                      │
+//!                                     └───── the peer's head, then an echo ──┘
 //! ```
 //!
 //! Everything but [`Transport`]'s own methods runs on one thread with a runtime of its own, so
@@ -86,7 +86,11 @@ pub(crate) enum Inbound {
     /// The bulk stream to a peer broke, or its queue was full: appends were lost.
     Unreachable { peer: u64 },
     /// A Forward that reached no stream, and never will.
-    Unsent { peer: u64, key: Key },
+    Unsent {
+        #[allow(dead_code, reason = "for whoever reads the event; the loop goes by the key")]
+        peer: u64,
+        key: Key,
+    },
     /// What a checked head says of where clients reach a member. Repeated at every stream.
     ClientUrl { peer: u64, url: String },
     /// A peer does not take our streams, or we not its answer. Told once until that changes.

@@ -489,7 +489,7 @@ fn a_newer_stream_silences_the_older_one() {
     let mut writer = Raw::new(old.socket.get_ref().try_clone().unwrap());
     let writing = thread::spawn(move || {
         // Ends with an error when the stream is replaced.
-        (0..9).try_for_each(|nth| writer.write(&encoded(&large(2, 1, nth))))
+        (0..60).try_for_each(|nth| writer.write(&encoded(&large(2, 1, nth))))
     });
     let mut held = Vec::new();
     for nth in 0..3 {
@@ -655,13 +655,13 @@ fn forwards_to_nobody_come_back() {
 fn a_silent_peer_is_dialled_again() {
     let (node, fake) = node_and_fake(Duration::from_millis(100));
     let mut first = Raw::accept_both(&fake);
-    first.each_mut().map(|raw| raw.answer(&head(2, 1)));
+    first.iter_mut().for_each(|raw| raw.answer(&head(2, 1)));
     node.wait_connected(2);
     let mut second = Raw::accept_both(&fake);
     let rest = std::iter::from_fn(|| node.inbox.try_recv().ok());
     let breaks = rest.filter(|inbound| matches!(inbound, Inbound::Unreachable { .. })).count();
     assert_eq!(breaks, 1);
-    second.each_mut().map(|raw| raw.answer(&head(2, 1)));
+    second.iter_mut().for_each(|raw| raw.answer(&head(2, 1)));
     node.wait_connected(2);
     // One that does not even answer is given up as well.
     drop((first, second));
@@ -684,11 +684,11 @@ fn a_peer_that_does_not_read_is_dialled_again() {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        node
+        (node, bulk)
     });
     let again = Raw::accept(&fake);
     assert!(again.first_line.contains("control"), "{}", again.first_line);
-    let node = echoing.join().unwrap();
+    let (node, _bulk) = echoing.join().unwrap();
     let error = node.transport.peers()[0].last_error.clone().unwrap();
     assert!(error.contains("nothing could be written"), "{error}");
 }
@@ -728,7 +728,7 @@ fn peers_are_added_moved_and_removed() {
     node.wait_connected(2);
     node.transport.set_peers(&[(2, there_url.clone())]);
     let mut moved = Raw::accept_both(&there);
-    moved.each_mut().map(|raw| raw.answer(&head(2, 1)));
+    moved.iter_mut().for_each(|raw| raw.answer(&head(2, 1)));
     node.wait_connected(2);
     assert_eq!(node.transport.peers()[0].url, there_url);
     node.transport.send(2, heartbeat(1, 2, 3));
@@ -738,7 +738,7 @@ fn peers_are_added_moved_and_removed() {
     assert!(node.transport.peers()[0].connected);
     node.transport.set_peers(&[]);
     assert!(node.transport.peers().is_empty());
-    moved.each_mut().map(Raw::read_end);
+    moved.iter_mut().for_each(|raw| drop(raw.read_end()));
 }
 
 /// A leader that stops has just told its successor to campaign: that must leave.
@@ -759,7 +759,7 @@ fn shutdown_lets_control_frames_leave_and_joins() {
 fn shutdown_does_not_wait_for_a_stuck_peer() {
     let (node, fake) = node_and_fake(Duration::from_secs(1));
     let mut both = Raw::accept_both(&fake);
-    both.each_mut().map(|raw| raw.answer(&head(2, 1)));
+    both.iter_mut().for_each(|raw| raw.answer(&head(2, 1)));
     node.wait_connected(2);
     let started = Instant::now();
     node.transport.send(2, large(1, 2, 1));
@@ -857,7 +857,8 @@ fn measure_appends() {
                 let ack = ack;
                 for _ in 0..messages {
                     two.next_frame();
-                    ack.send(()).unwrap();
+                    // Nobody counts the last ones.
+                    ack.send(()).ok();
                 }
             });
             for nth in 0..messages {
