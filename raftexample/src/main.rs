@@ -7,7 +7,7 @@ use raftexample::cli::{self, Request};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
-        Request::Run(settings) => raftexample::run::run(settings),
+        Request::Run(settings) => raftexample::run::run(*settings),
         Request::Command(command) => command.run(),
         Request::Print(text) => {
             // Nobody is left to tell when standard output is closed.
