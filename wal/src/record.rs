@@ -24,7 +24,8 @@
 //!   head that follows it.
 //! - `previous` is the `checksum` of the frame before, or for a head the checksum of its segment's
 //!   header. A seal follows on like a batch, but nothing follows on it.
-//! - `checksum` is CRC-64 of the segment's header checksum, bytes 0 to 40, and 56 to the padded end.
+//! - `checksum` is CRC-64 of the segment's header checksum, bytes 0 to 40, and 56 to the padded
+//!   end.
 //! - `header` is CRC-64 of the segment's header checksum and bytes 0 to 48. It makes `length` and
 //!   `sequence` trustworthy before the body has been seen, or without it.
 //!

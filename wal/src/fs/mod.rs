@@ -3,8 +3,8 @@
 //! Everything that must survive a crash is reached through [`Fs`] and [`File`]: [`DiskFs`] is the
 //! real thing, [`MemFs`] keeps files in memory and can show what a crash would leave of them.
 //! The traits hold what a log needs and nothing else: no paths are joined, no errors wrapped, no
-//! call retried here. Names become durable by [`Fs::sync_dir`] only, contents by [`File::sync_data`]
-//! only.
+//! call retried here. Names become durable by [`Fs::sync_dir`] only, contents by
+//! [`File::sync_data`] only.
 
 mod disk;
 mod mem;
@@ -143,7 +143,10 @@ impl fmt::Debug for Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("held by {}", pid.map_or_else(|| "an unknown process".into(), |p| format!("process {p}")))]
+    #[error(
+        "held by {}",
+        pid.map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"))
+    )]
     Held {
         /// The holder, as it wrote itself into the file.
         pid: Option<u32>,
