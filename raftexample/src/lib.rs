@@ -11,7 +11,7 @@
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
 //! - [`run`]: a node's life from its settings to its exit code.
-//! - [`cluster`]: the Procfile runner, and [`bench`]: the load generator.
+//! - [`cluster`]: the Procfile runner, and [`mod@bench`]: the load generator.
 
 pub mod bench;
 pub mod cli;

@@ -557,14 +557,14 @@ impl Core {
         bytes: u64,
     ) {
         self.outgoing_bytes += bytes;
-        if let Some(Commit::Entries(last)) = self.outgoing.back_mut() {
-            if last.bytes < ITEM_BYTES {
-                assert_eq!(last.last_index + 1, last_index, "N3: published ranges touch");
-                (last.last_index, last.last_term) = (last_index, last_term);
-                last.bytes += bytes;
-                last.items.extend(item);
-                return;
-            }
+        if let Some(Commit::Entries(last)) = self.outgoing.back_mut()
+            && last.bytes < ITEM_BYTES
+        {
+            assert_eq!(last.last_index + 1, last_index, "N3: published ranges touch");
+            (last.last_index, last.last_term) = (last_index, last_term);
+            last.bytes += bytes;
+            last.items.extend(item);
+            return;
         }
         let items = Vec::from_iter(item);
         self.outgoing.push_back(Commit::Entries(Entries { last_index, last_term, items, bytes }));

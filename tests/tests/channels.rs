@@ -1,6 +1,6 @@
 //! The promises of the channel API, on running nodes: the original's four tests, and what its
 //! users wished it had.
-
+#![allow(clippy::unwrap_used, reason = "this whole crate is a test")]
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
