@@ -236,7 +236,15 @@ impl Raw {
     }
 
     fn accept(listener: &TcpListener) -> Self {
-        let mut raw = Self::new(listener.accept().unwrap().0);
+        listener.set_nonblocking(true).unwrap();
+        let mut accepted = None;
+        eventually("somebody dials", || {
+            accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        let socket = accepted.unwrap().0;
+        socket.set_nonblocking(false).unwrap();
+        let mut raw = Self::new(socket);
         raw.read_head();
         raw
     }
