@@ -11,9 +11,9 @@ BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
 	@echo "Three members start now; Ctrl-C stops them. In another terminal, try:"
-	@echo "  curl -L http://127.0.0.1:12380/my-key -XPUT -d bar"
-	@echo "  curl -L http://127.0.0.1:22380/my-key"
-	@echo "  curl -L http://127.0.0.1:32380/_status"
+	@echo "  curl -sL http://127.0.0.1:12380/my-key -XPUT -d bar"
+	@echo "  curl -sL http://127.0.0.1:22380/my-key"
+	@echo "  curl -sL http://127.0.0.1:32380/_status"
 	@exec $(BIN) cluster start
 
 # As run, without the hints.
