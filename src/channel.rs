@@ -352,6 +352,9 @@ pub struct Restore {
     pub index: u64,
     /// The term of that entry.
     pub term: u64,
+    /// What was already known to be committed when the snapshot was handed over. Until that is
+    /// applied the state is older than one that was shown before, and best kept to oneself.
+    pub commit_index: u64,
     /// The bytes that the consumer wrote when the snapshot was taken; none for a cluster that
     /// has just been founded.
     pub state: Box<dyn io::Read + Send>,
@@ -394,6 +397,13 @@ pub struct CommittedEntry {
 }
 
 impl CommittedEntry {
+    /// Whether a proposer on this member waits for the answer. The others can be forgotten once
+    /// they are applied.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.waiter.is_some()
+    }
+
     /// Tells the proposer, if it waits on this member, what applying the command gave. Call it
     /// after the state shows the command.
     pub fn answer(self, response: Bytes) {
@@ -421,7 +431,8 @@ impl Applied {
     /// The consumer's state now holds everything up to and including `index`. Cheap: one atomic
     /// store unless a read waits.
     pub fn report(&self, index: u64) {
-        self.cell.index.store(index, Ordering::SeqCst);
+        // Clones may report out of order; progress never goes back.
+        self.cell.index.fetch_max(index, Ordering::SeqCst);
         if self.cell.awaited.swap(false, Ordering::SeqCst) {
             // Full means that a wake-up is on its way already; disconnected, that nobody waits.
             self.wake.try_send(()).ok();

@@ -43,7 +43,7 @@ pub struct Config {
     pub max_entry_bytes: u64,
     /// How many proposals and reads may wait at once. Default 16,384.
     pub max_pending: u64,
-    /// How many bytes of proposals may wait at once. Default 64 MiB.
+    /// How many bytes of proposals may wait at once. Default 16 MiB.
     pub max_pending_bytes: u64,
     /// How long a stopping node waits for what is on its way. Default 5 s.
     pub shutdown_timeout: Duration,
@@ -66,7 +66,7 @@ impl Config {
             election_timeout: Duration::from_secs(1),
             max_entry_bytes: (1 << 20) + (8 << 10),
             max_pending: 16 << 10,
-            max_pending_bytes: 64 << 20,
+            max_pending_bytes: 16 << 20,
             shutdown_timeout: Duration::from_secs(5),
             wal_segment_bytes: 64 << 20,
         }

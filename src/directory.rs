@@ -57,7 +57,7 @@ pub(crate) struct Directory {
 enum State {
     /// Missing, empty, or the remains of a founding that was cut off.
     New,
-    Used(wal::fs::Lock),
+    Used(Identity, wal::fs::Lock),
 }
 
 impl Directory {
@@ -66,8 +66,8 @@ impl Directory {
     /// # Errors
     ///
     /// The directory is in use, someone else's, or cannot be read.
-    pub(crate) fn inspect(fs: Arc<dyn Fs>, path: &Path) -> Result<Self, Error> {
-        let path = path.to_path_buf();
+    pub(crate) fn inspect(fs: Arc<dyn Fs>, config: &Config) -> Result<Self, Error> {
+        let path = config.data_dir.clone();
         let names = match fs.list(&path) {
             Ok(names) => names.iter().map(|name| name.to_string_lossy().into_owned()).collect(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -83,8 +83,10 @@ impl Directory {
             }
             return Ok(Self { fs, path, state: State::New });
         }
+        // Whose directory it is can be read without a lock, and a stranger's is not touched.
+        let identity = read_identity(&*fs, &path, config)?;
         let lock = lock(&*fs, &path)?;
-        Ok(Self { fs, path, state: State::Used(lock) })
+        Ok(Self { fs, path, state: State::Used(identity, lock) })
     }
 
     /// Replays what is there, or founds this member's directory.
@@ -100,8 +102,10 @@ impl Directory {
     ) -> Result<Recovered, Error> {
         let Self { fs, path, state } = self;
         match state {
-            State::Used(lock) => recover(&fs, &path, lock, config, stop, logger),
-            State::New => found(&fs, &path, config, logger),
+            State::Used(identity, lock) => {
+                recover(&fs, &path, identity, lock, config, stop, logger)
+            }
+            State::New => found(&fs, &path, config, stop, logger),
         }
     }
 }
@@ -110,6 +114,7 @@ fn found(
     fs: &Arc<dyn Fs>,
     path: &Path,
     config: &Config,
+    stop: &AtomicBool,
     logger: &Logger,
 ) -> Result<Recovered, Error> {
     let create = |operation, path: &Path, result: std::io::Result<()>| {
@@ -120,6 +125,13 @@ fn found(
         create("sync", wal::fs::parent(path), fs.sync_dir(wal::fs::parent(path)))?;
     }
     let lock = lock(&**fs, path)?;
+    if exists(&**fs, &path.join(IDENTITY))? {
+        // Someone else founded it between our look and our lock.
+        let identity = read_identity(&**fs, path, config)?;
+        return recover(fs, path, identity, lock, config, stop, logger);
+    }
+    let cluster = identity::cluster_id(&config.founders, &config.cluster_token);
+    refuse_orphaned_log(fs, path, config, cluster)?;
     // Remains of a founding that was cut off: nobody was ever told of them (D2).
     for directory in [WAL, SNAP] {
         let directory = path.join(directory);
@@ -128,7 +140,6 @@ fn found(
             create("remove", &file, fs.remove_file(&file))?;
         }
     }
-    let cluster = identity::cluster_id(&config.founders, &config.cluster_token);
     let header = Header::genesis(cluster, Book::founding(&config.founders));
     let snap = path.join(SNAP);
     if !exists(&**fs, &snap)? {
@@ -161,17 +172,38 @@ fn found(
     Ok(Recovered { identity, storage, header, lock })
 }
 
-fn recover(
+/// A log that was written to, in a directory that lost its identity: acknowledged data, not the
+/// remains of a founding (D2).
+fn refuse_orphaned_log(
     fs: &Arc<dyn Fs>,
     path: &Path,
-    lock: wal::fs::Lock,
     config: &Config,
-    stop: &AtomicBool,
-    logger: &Logger,
-) -> Result<Recovered, Error> {
+    cluster: u64,
+) -> Result<(), Error> {
+    let directory = path.join(WAL);
+    if !exists(&**fs, &directory)? || fs.list(&directory).is_ok_and(|names| names.is_empty()) {
+        return Ok(());
+    }
+    if !Wal::exists(&**fs, &directory).map_err(|error| starting(error, path))? {
+        return Ok(());
+    }
+    let options = wal_options(config, cluster);
+    let opened = Wal::open(Arc::clone(fs), &directory, options, &|| false);
+    let genesis = wal::HardState { term: 1, vote: 0, commit: 1 };
+    match opened {
+        Ok((wal, _)) if wal.last_index() == 1 && wal.hard_state() == genesis => Ok(()),
+        _ => Err(Error::Corrupt(format!(
+            "{} holds a log but no identity file; restore the file from a copy, or choose an empty \
+             --data-dir",
+            path.display()
+        ))),
+    }
+}
+
+fn read_identity(fs: &dyn Fs, path: &Path, config: &Config) -> Result<Identity, Error> {
     let file = path.join(IDENTITY);
     let bytes =
-        wal::fs::read_file(&**fs, &file, 4096).map_err(|source| unusable("read", &file, source))?;
+        wal::fs::read_file(fs, &file, 4096).map_err(|source| unusable("read", &file, source))?;
     let identity = Identity::decode(&bytes)
         .map_err(|what| Error::Corrupt(format!("{} {what}", file.display())))?;
     if identity.node != config.id {
@@ -183,6 +215,18 @@ fn recover(
             ),
         });
     }
+    Ok(identity)
+}
+
+fn recover(
+    fs: &Arc<dyn Fs>,
+    path: &Path,
+    identity: Identity,
+    lock: wal::fs::Lock,
+    config: &Config,
+    stop: &AtomicBool,
+    logger: &Logger,
+) -> Result<Recovered, Error> {
     let options = wal_options(config, identity.cluster);
     let stopped = || stop.load(Ordering::SeqCst);
     let (wal, opened) = Wal::open(Arc::clone(fs), &path.join(WAL), options, &stopped)
@@ -228,6 +272,7 @@ fn load_snapshot(
 ) -> Result<Header, Error> {
     let names = fs.list(directory).map_err(|source| unusable("read", directory, source))?;
     let mut known = Vec::new();
+    let mut orphans = Vec::new();
     for name in names {
         let file = directory.join(&name);
         let name = name.to_string_lossy();
@@ -236,10 +281,8 @@ fn load_snapshot(
         };
         if let Some(marker) = wal.markers().iter().rev().find(named) {
             known.push((*marker, file));
-        } else {
-            info!(logger, "removing a snapshot file that the log does not know";
-                "path" => %file.display());
-            fs.remove_file(&file).map_err(|source| unusable("remove", &file, source))?;
+        } else if is_snapshot_name(&name) {
+            orphans.push(file);
         }
     }
     known.sort_by_key(|(marker, _)| std::cmp::Reverse(marker.index));
@@ -256,6 +299,11 @@ fn load_snapshot(
                 if crc == marker.checksum
                     && (header.index, header.term) == (marker.index, marker.term) =>
             {
+                for orphan in orphans {
+                    info!(logger, "removing a snapshot file that the log does not know";
+                        "path" => %orphan.display());
+                    fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
+                }
                 return Ok(header);
             }
             Ok(_) => problems.push(format!("{} is not the one the log names", file.display())),
@@ -264,6 +312,18 @@ fn load_snapshot(
     }
     problems.push(format!("{} holds no snapshot that the log can go on from", directory.display()));
     Err(Error::Corrupt(problems.join("; ")))
+}
+
+/// `<term>-<index>.snap` in hex, or the temporary name of one: whatever else is there is not ours
+/// to remove.
+fn is_snapshot_name(name: &str) -> bool {
+    let name = name.strip_suffix(".tmp").unwrap_or(name);
+    let Some((term, index)) = name.strip_suffix(".snap").and_then(|name| name.split_once('-'))
+    else {
+        return false;
+    };
+    let is_hex = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_hex(term) && is_hex(index)
 }
 
 /// The beginning of a snapshot file: its header, and perhaps more.

@@ -16,6 +16,15 @@ pub(crate) struct Key {
     pub(crate) sequence: u64,
 }
 
+/// One try at a proposal: the same key may be given to leaders of several terms, one after the
+/// other, and news of an earlier try must not be taken for news of a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) key: Key,
+    /// The term whose leader it was given to.
+    pub(crate) term: u64,
+}
+
 impl Key {
     pub(crate) const LEN: usize = 24;
 

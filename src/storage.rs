@@ -26,9 +26,9 @@ use wal::{Batch, Wal};
 
 use crate::Error;
 
-/// How much of the log stays in memory: several times what all appends in flight to one peer
-/// hold, so that peers in step never make the leader read its disk.
-const TAIL_BYTES: u64 = 16 << 20;
+/// How much of the log stays in memory, so that peers in step never make the leader read its
+/// disk. One that falls further behind is served from it.
+const TAIL_BYTES: u64 = 8 << 20;
 
 /// How much is read back from disk in one turn of the loop, for all lagging peers together:
 /// around ten milliseconds of a slow disk, a fraction of a heartbeat.

@@ -109,7 +109,8 @@ struct Script {
 
 impl Script {
     fn run(mut self) {
-        let founded = Restore { index: 1, term: 1, state: Box::new(std::io::empty()) };
+        let founded =
+            Restore { index: 1, term: 1, commit_index: 1, state: Box::new(std::io::empty()) };
         let mut open = self.commits.send(Commit::Restore(founded)).is_ok();
         while open && !self.fake.shared.shutdown_requested() {
             if !self.fake.stalled.load(Ordering::SeqCst) {

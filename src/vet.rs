@@ -5,7 +5,7 @@
 //! view of the node. Everything else is raft's business, votes above all: whether a stranger's
 //! vote counts is decided by raft and nobody else.
 
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{EntryType, Message, MessageType};
 
 use crate::key::Key;
 
@@ -103,6 +103,12 @@ fn vet_append(message: &Message, view: View) -> Verdict {
         }
         if entry.term < last_term || entry.term > message.term {
             return Verdict::Drop("an append whose terms fall");
+        }
+        if entry.context.len() > Key::LEN {
+            return Verdict::Drop("an entry whose context is no key");
+        }
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            return Verdict::Drop("a membership change, which this version does not make");
         }
         last_term = entry.term;
     }

@@ -19,7 +19,7 @@ use crate::channel::{
     AppliedCell, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
 };
 use crate::config::HEARTBEAT_TICKS;
-use crate::key::Key;
+use crate::key::{Attempt, Key};
 use crate::membership::Book;
 use crate::status::{Role, Shared};
 use crate::storage::{ENTRY_OVERHEAD, Storage, weight};
@@ -43,7 +43,7 @@ const MAX_SIZE_PER_MESSAGE: u64 = 1 << 20;
 /// How many appends may be under way to one peer.
 pub(crate) const MAX_INFLIGHT_MESSAGES: usize = 16;
 /// Entries that a leader has accepted and not yet committed.
-const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
+const MAX_UNCOMMITTED_BYTES: u64 = 16 << 20;
 /// What one Ready hands over of the committed log.
 const MAX_COMMITTED_BYTES: u64 = 4 << 20;
 
@@ -113,7 +113,9 @@ impl Core {
             max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
+            // Its batching knows no bound: a Ready's appends to one peer would become one message
+            // that no frame can carry (raft.rs:744). propose_batches has batched already.
+            batch_append: false,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
             ..raft::Config::default()
@@ -121,7 +123,6 @@ impl Core {
         let commit_at_start = storage.hard_state().commit;
         let raw = RawNode::new(&raft_config, storage, logger)
             .map_err(|error| Error::Invariant(format!("raft refuses to start: {error}")))?;
-        applied.index.store(restore.index, std::sync::atomic::Ordering::SeqCst);
         let mut core = Self {
             id: config.id,
             last_soft: raw.raft.soft_state(),
@@ -198,19 +199,19 @@ impl Core {
             Frame::Raft(message) => self.step(message, send),
             Frame::Forward { term, key, data } => {
                 if data.len() as u64 > self.max_entry_bytes {
-                    self.refuse_forward(from, key, VerdictKind::TooLarge, send);
+                    self.refuse_forward(from, Attempt { key, term }, VerdictKind::TooLarge, send);
                 } else {
                     self.forwarded.push(Forwarded { from, term, key, data });
                 }
                 Ok(())
             }
-            Frame::Verdict { key, refusal, .. } => {
+            Frame::Verdict { key, refusal, term, .. } => {
                 let refusal = match refusal {
                     VerdictKind::NotLeader => Refusal::NoLeader,
                     VerdictKind::Overloaded => Refusal::Overloaded,
                     VerdictKind::TooLarge => Refusal::TooLarge,
                 };
-                self.proposals.refused(key, refusal);
+                self.proposals.refused(Attempt { key, term }, refusal, self.ticks);
                 Ok(())
             }
         }
@@ -222,8 +223,8 @@ impl Core {
     }
 
     /// This forwarded proposal never left.
-    pub(crate) fn unsent(&mut self, key: Key) {
-        self.proposals.refused(key, Refusal::NoLeader);
+    pub(crate) fn unsent(&mut self, attempt: Attempt) {
+        self.proposals.refused(attempt, Refusal::NoLeader, self.ticks);
     }
 
     fn step(&mut self, message: Message, send: Send<'_>) -> Result<(), Error> {
@@ -319,13 +320,14 @@ impl Core {
             return;
         }
         for forwarded in std::mem::take(&mut self.forwarded) {
-            self.refuse_forward(forwarded.from, forwarded.key, VerdictKind::NotLeader, send);
+            let attempt = Attempt { key: forwarded.key, term: forwarded.term };
+            self.refuse_forward(forwarded.from, attempt, VerdictKind::NotLeader, send);
         }
         let leader = self.leader_id();
         if leader == raft::INVALID_ID {
             return;
         }
-        while let Some((key, data)) = self.proposals.launch(term) {
+        while let Some((key, data)) = self.proposals.launch(term, self.ticks) {
             send(leader, Frame::Forward { term, key, data });
         }
     }
@@ -333,18 +335,19 @@ impl Core {
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
     fn propose_batches(&mut self, term: u64, send: Send<'_>) {
         let mut forwarded = std::mem::take(&mut self.forwarded).into_iter().peekable();
-        while self.proposals.has_parked() || forwarded.peek().is_some() {
+        while self.proposals.has_launchable(self.ticks) || forwarded.peek().is_some() {
             let mut entries = Vec::new();
             let mut origins = Vec::new();
             let mut bytes = 0;
             while bytes < PROPOSE_BYTES {
                 let (origin, key, data) = if let Some(next) = forwarded.next() {
                     if next.term != term {
-                        self.refuse_forward(next.from, next.key, VerdictKind::NotLeader, send);
+                        let attempt = Attempt { key: next.key, term: next.term };
+                        self.refuse_forward(next.from, attempt, VerdictKind::NotLeader, send);
                         continue;
                     }
                     (Some(next.from), next.key, next.data)
-                } else if let Some((key, data)) = self.proposals.launch(term) {
+                } else if let Some((key, data)) = self.proposals.launch(term, self.ticks) {
                     (None, key, data)
                 } else {
                     break;
@@ -364,24 +367,20 @@ impl Core {
                 // Too much is uncommitted, or leadership is being handed over: nothing of this
                 // batch is in the log.
                 for (origin, key) in origins {
+                    let attempt = Attempt { key, term };
                     match origin {
                         Some(from) => {
-                            self.refuse_forward(from, key, VerdictKind::Overloaded, send);
+                            self.refuse_forward(from, attempt, VerdictKind::Overloaded, send);
                         }
-                        None => self.proposals.refused(key, Refusal::Overloaded),
+                        None => self.proposals.refused(attempt, Refusal::Overloaded, self.ticks),
                     }
                 }
-                // The refused are parked again: trying them in this turn would go on for ever.
-                for rest in forwarded {
-                    self.refuse_forward(rest.from, rest.key, VerdictKind::Overloaded, send);
-                }
-                return;
             }
         }
     }
 
-    fn refuse_forward(&self, to: u64, key: Key, refusal: VerdictKind, send: Send<'_>) {
-        let (term, leader) = (self.raw.raft.term, self.leader_id());
+    fn refuse_forward(&self, to: u64, attempt: Attempt, refusal: VerdictKind, send: Send<'_>) {
+        let (Attempt { key, term }, leader) = (attempt, self.leader_id());
         send(to, Frame::Verdict { key, refusal, term, leader });
     }
 
@@ -536,7 +535,7 @@ impl Core {
                     entry.index
                 )));
             }
-            self.proposals.supersede(entry.term);
+            self.proposals.supersede(entry.term, self.ticks);
             let (index, term) = (entry.index, entry.term);
             let bytes = weight(&entry);
             let item = Key::decode(&entry.context).map(|key| {

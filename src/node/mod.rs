@@ -40,6 +40,8 @@ use crate::{Applied, Commit, Config, Error, Handle};
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
 /// share one sync among all who wait, not enough to delay a heartbeat.
 const BATCH: usize = 4096;
+/// And how many bytes: what one write and one sync should carry at most, roughly.
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// Items on the commit channel; the bytes wait in the core, which has the bound.
 const COMMIT_PLACES: usize = 4;
@@ -81,7 +83,7 @@ impl Node {
         config.validate().map_err(Error::Config)?;
         let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
-        let directory = Directory::inspect(fs, &config.data_dir)?;
+        let directory = Directory::inspect(fs, &config)?;
         let listener = bind(&config)?;
         Self::run(config, directory, listener, stop, logger)
     }
@@ -101,7 +103,7 @@ impl Node {
         config.validate().map_err(Error::Config)?;
         let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
-        let directory = Directory::inspect(fs, &config.data_dir)?;
+        let directory = Directory::inspect(fs, &config)?;
         Self::run(config, directory, listener, stop, logger)
     }
 
@@ -162,14 +164,16 @@ impl Node {
         let handle = Handle::new(requests_tx, Arc::clone(&shared), limits);
         let applied = Applied { cell: Arc::clone(&cell), wake: wake_tx.clone() };
 
+        let restore = Restore {
+            index: header.index,
+            term: header.term,
+            commit_index: storage.hard_state().commit,
+            state: Box::new(std::io::empty()),
+        };
         let parts = Parts {
             storage,
             book,
-            restore: Restore {
-                index: header.index,
-                term: header.term,
-                state: Box::new(std::io::empty()),
-            },
+            restore,
             applied: cell,
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
@@ -316,14 +320,16 @@ impl Loop {
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
         self.wake.try_recv().ok();
+        let mut bytes = 0;
         for inbound in self.inbox.try_iter().take(BATCH) {
             match inbound {
                 Inbound::Frame { from, frame, permit } => {
+                    bytes += permit.bytes();
                     core.receive(from, frame, send)?;
                     drop(permit);
                 }
                 Inbound::Unreachable { peer } => core.unreachable(peer),
-                Inbound::Unsent { key, .. } => core.unsent(key),
+                Inbound::Unsent { attempt } => core.unsent(attempt),
                 Inbound::ClientUrl { peer, url } => {
                     self.shared.update(|status| {
                         status.client_urls.insert(peer, url);
@@ -334,11 +340,20 @@ impl Loop {
                         "why" => message);
                 }
             }
+            if bytes >= BATCH_BYTES {
+                break;
+            }
         }
         let mut shutdown = self.shared.shutdown_requested();
         for _ in 0..BATCH {
+            if bytes >= BATCH_BYTES {
+                break;
+            }
             match self.requests.try_recv() {
-                Ok(Request::Propose(proposal)) => core.propose(proposal),
+                Ok(Request::Propose(proposal)) => {
+                    bytes += proposal.data.len() as u64;
+                    core.propose(proposal);
+                }
                 Ok(Request::Read(request)) => core.read(request),
                 Ok(Request::Shutdown) | Err(TryRecvError::Disconnected) => {
                     shutdown = true;

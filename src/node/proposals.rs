@@ -2,13 +2,16 @@
 //!
 //! A proposal waits (`parked`) until a leader is known, flies under one term once it was given to
 //! that leader, and ends when its entry is published, when it is known never to be, or when its
-//! deadline passes. The same key is proposed again only after it was definitely refused.
+//! deadline passes. The same key is proposed again only after it was definitely refused, and after
+//! a pause (`cooling`): a leader that refuses, or cannot be reached, is not asked in a circle.
 //!
 //! Invariants:
-//! - P1 A sequence number is in `parked` or in `flying`, never in both, and leaves with exactly
+//! - P1 A sequence number is in one of `parked`, `cooling` and `flying`, and leaves with exactly
 //!   one outcome (N8).
 //! - P2 A flight of term t whose entry is in the log is published before any entry of a higher
 //!   term, because terms never fall along a log. So the first entry of a higher term ends it.
+//! - P3 A refusal names the try that it refuses. News of an earlier try says nothing of the one
+//!   in flight, whose entry may be in the log: believed, it would be applied twice.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
@@ -16,7 +19,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::channel::{Outcome, Proposal, Refusal, Unknown, Waiter};
-use crate::key::Key;
+use crate::key::{Attempt, Key};
+
+/// Ticks between a refusal and the next try: half a heartbeat interval.
+const COOLING_TICKS: u64 = 5;
 
 /// A proposal that is not in anybody's hands.
 struct Parked {
@@ -24,6 +30,8 @@ struct Parked {
     proposal: Proposal,
     /// Why it was refused last, for the day its deadline passes.
     refusal: Refusal,
+    /// The tick from which on it may be tried.
+    not_before: u64,
 }
 
 /// A proposal that was given to the leader of `term`.
@@ -38,6 +46,8 @@ pub(super) struct Proposals {
     nonce: u64,
     last_sequence: u64,
     parked: VecDeque<Parked>,
+    /// What was refused a moment ago, in the order in which it may be tried again.
+    cooling: VecDeque<Parked>,
     flying: HashMap<u64, Flight>,
     /// How many flights there are in each term, to find the superseded without a scan.
     terms: BTreeMap<u64, usize>,
@@ -50,6 +60,7 @@ impl Proposals {
             nonce,
             last_sequence: 0,
             parked: VecDeque::new(),
+            cooling: VecDeque::new(),
             flying: HashMap::new(),
             terms: BTreeMap::new(),
         }
@@ -57,23 +68,30 @@ impl Proposals {
 
     /// Nothing waits for an outcome.
     pub(super) fn is_empty(&self) -> bool {
-        self.parked.is_empty() && self.flying.is_empty()
+        self.parked.is_empty() && self.cooling.is_empty() && self.flying.is_empty()
     }
 
-    pub(super) fn has_parked(&self) -> bool {
+    /// Whether [`launch`](Self::launch) would find one.
+    pub(super) fn has_launchable(&self, tick: u64) -> bool {
         !self.parked.is_empty()
+            || self.cooling.front().is_some_and(|cooling| cooling.not_before <= tick)
     }
 
     /// Takes a new proposal in.
     pub(super) fn park(&mut self, proposal: Proposal) {
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        self.parked.push_back(Parked { sequence, proposal, refusal: Refusal::NoLeader });
+        let refusal = Refusal::NoLeader;
+        self.parked.push_back(Parked { sequence, proposal, refusal, not_before: 0 });
     }
 
-    /// Hands the oldest parked proposal to the leader of `term`.
-    pub(super) fn launch(&mut self, term: u64) -> Option<(Key, Bytes)> {
-        let Parked { sequence, proposal, .. } = self.parked.pop_front()?;
+    /// Hands the next waiting proposal to the leader of `term`.
+    pub(super) fn launch(&mut self, term: u64, tick: u64) -> Option<(Key, Bytes)> {
+        let next = match self.cooling.front() {
+            Some(ripe) if ripe.not_before <= tick => self.cooling.pop_front(),
+            _ => self.parked.pop_front(),
+        };
+        let Parked { sequence, proposal, .. } = next?;
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");
@@ -87,17 +105,20 @@ impl Proposals {
             return None;
         }
         debug_assert!(
-            self.parked.iter().all(|parked| parked.sequence != key.sequence),
+            self.parked.iter().chain(&self.cooling).all(|parked| parked.sequence != key.sequence),
             "P1: proposal {} is published after it was refused",
             key.sequence
         );
         self.remove(key.sequence).map(|flight| flight.proposal.waiter)
     }
 
-    /// The proposal with this key is definitely not in the log and never will be, as proposed.
-    /// It may be tried again until its deadline.
-    pub(super) fn refused(&mut self, key: Key, refusal: Refusal) {
-        if !self.is_own(key) {
+    /// This try is definitely not in the log and never will be. Unless its command can never be
+    /// taken, the proposal is tried again until its deadline. News of any other try than the one
+    /// in flight is ignored (P3).
+    pub(super) fn refused(&mut self, attempt: Attempt, refusal: Refusal, tick: u64) {
+        let Attempt { key, term } = attempt;
+        let current = self.flying.get(&key.sequence).is_some_and(|flight| flight.term == term);
+        if !self.is_own(key) || !current {
             return;
         }
         let Some(flight) = self.remove(key.sequence) else { return };
@@ -105,23 +126,24 @@ impl Proposals {
             flight.proposal.waiter.answer(Outcome::Refused(refusal));
             return;
         }
-        let parked = Parked { sequence: key.sequence, proposal: flight.proposal, refusal };
-        self.parked.push_back(parked);
+        let (sequence, proposal) = (key.sequence, flight.proposal);
+        let not_before = tick + COOLING_TICKS;
+        self.cooling.push_back(Parked { sequence, proposal, refusal, not_before });
     }
 
     /// An entry of `term` is about to be published: flights of lower terms were refused (P2).
-    pub(super) fn supersede(&mut self, term: u64) {
+    pub(super) fn supersede(&mut self, term: u64, tick: u64) {
         if self.terms.first_key_value().is_none_or(|(oldest, _)| *oldest >= term) {
             return;
         }
-        let mut superseded: Vec<u64> = (self.flying.iter())
+        let mut superseded: Vec<(u64, u64)> = (self.flying.iter())
             .filter(|(_, flight)| flight.term < term)
-            .map(|(sequence, _)| *sequence)
+            .map(|(sequence, flight)| (*sequence, flight.term))
             .collect();
         superseded.sort_unstable();
-        for sequence in superseded {
+        for (sequence, term) in superseded {
             let key = Key { node: self.node, nonce: self.nonce, sequence };
-            self.refused(key, Refusal::Superseded);
+            self.refused(Attempt { key, term }, Refusal::Superseded, tick);
         }
     }
 
@@ -136,12 +158,15 @@ impl Proposals {
                 flight.proposal.waiter.answer(Outcome::Unknown(Unknown::Deadline));
             }
         }
-        if self.parked.iter().any(|parked| parked.proposal.deadline <= now) {
-            for parked in std::mem::take(&mut self.parked) {
+        for queue in [&mut self.parked, &mut self.cooling] {
+            if queue.iter().all(|parked| parked.proposal.deadline > now) {
+                continue;
+            }
+            for parked in std::mem::take(queue) {
                 if parked.proposal.deadline <= now {
                     parked.proposal.waiter.answer(Outcome::Refused(parked.refusal));
                 } else {
-                    self.parked.push_back(parked);
+                    queue.push_back(parked);
                 }
             }
         }
@@ -149,7 +174,7 @@ impl Proposals {
 
     /// The node takes no new work: what was never given to a leader is refused.
     pub(super) fn refuse_parked(&mut self) {
-        for parked in self.parked.drain(..) {
+        for parked in self.parked.drain(..).chain(self.cooling.drain(..)) {
             parked.proposal.waiter.answer(Outcome::Refused(Refusal::ShuttingDown));
         }
     }

@@ -72,7 +72,8 @@ impl Reads {
 
     pub(super) fn push(&mut self, request: ReadRequest) {
         match request.consistency {
-            Consistency::Stale => self.confirm(request, 0),
+            // A consumer that has not reported anything yet has no state to read.
+            Consistency::Stale => self.confirm(request, 1),
             Consistency::Linearizable | Consistency::Leader => self.waiting.push(request),
         }
     }

@@ -13,9 +13,10 @@ use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 use super::core::{Core, Parts};
 use crate::channel::{AppliedCell, Limits, Request, Restore};
 use crate::directory::Directory;
+use crate::key::Attempt;
 use crate::membership::{Founder, parse_cluster};
 use crate::status::{Role, Shared, Status};
-use crate::transport::Frame;
+use crate::transport::{Frame, MAX_PAYLOAD, VerdictKind};
 use crate::{Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, Unknown};
 
 const LIMITS: Limits =
@@ -52,12 +53,13 @@ fn logger() -> slog::Logger {
 fn boot(id: u64, fs: MemFs, founders: Vec<Founder>, seed: u64) -> Result<Member, Error> {
     let config = Config::new(id, founders, "/data".into());
     let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    let directory = Directory::inspect(shared_fs, Path::new("/data"))?;
+    let directory = Directory::inspect(shared_fs, &config)?;
     let found = directory.open(&config, &AtomicBool::new(false), &logger())?;
     let applied = Arc::new(AppliedCell::default());
     let restore = Restore {
         index: found.header.index,
         term: found.header.term,
+        commit_index: found.storage.hard_state().commit,
         state: Box::new(std::io::empty()),
     };
     let parts = Parts {
@@ -122,6 +124,7 @@ impl Cluster {
         let (network, cut, now) = (&mut self.network, &self.cut, self.now);
         let member = self.members.get_mut(&id).unwrap();
         let send = &mut |to: u64, frame: Frame| {
+            assert!(frame.payload_len() <= MAX_PAYLOAD, "a frame that the transport would drop");
             if !cut.contains(&id) && !cut.contains(&to) {
                 network.push_back((id, to, frame));
             }
@@ -145,6 +148,7 @@ impl Cluster {
         let (network, cut) = (&mut self.network, &self.cut);
         let Some(member) = self.members.get_mut(&to) else { return Ok(()) };
         let send = &mut |next: u64, frame: Frame| {
+            assert!(frame.payload_len() <= MAX_PAYLOAD, "a frame that the transport would drop");
             if !cut.contains(&to) && !cut.contains(&next) {
                 network.push_back((to, next, frame));
             }
@@ -429,4 +433,142 @@ fn a_slow_consumer_is_bounded_and_misses_nothing() {
     let indexes: Vec<u64> = pending.into_iter().map(applied).collect();
     assert!(indexes.is_sorted());
     assert_eq!(cluster.member(leader).log.len(), 40);
+}
+
+/// P3, found by review: a refusal that arrives after its proposal was given to the next leader
+/// cancelled that flight, and the command was applied twice.
+#[test]
+fn a_late_refusal_does_not_cancel_a_later_try() {
+    let unsent =
+        |cluster: &mut Cluster, origin, attempt| cluster.member(origin).core.unsent(attempt);
+    let refused = |cluster: &mut Cluster, origin: u64, attempt: Attempt| {
+        let Attempt { key, term } = attempt;
+        let frame = Frame::Verdict { key, refusal: VerdictKind::NotLeader, term, leader: 0 };
+        cluster.member(origin).core.receive(1, frame, &mut |_, _| ()).unwrap();
+    };
+    let flew = |late: &dyn Fn(&mut Cluster, u64, Attempt)| {
+        (1..20).filter(|seed| late_refusal(*seed, late)).count()
+    };
+    assert!(flew(&unsent) > 0 && flew(&refused) > 0, "no seed led to a second flight");
+}
+
+/// Whether this seed led to a second flight of the key.
+fn late_refusal(seed: u64, late: &dyn Fn(&mut Cluster, u64, Attempt)) -> bool {
+    let mut cluster = Cluster::new(&[1, 2, 3], seed);
+    let old = cluster.elect();
+    (0..20).for_each(|_| cluster.tick());
+    let origin = cluster.follower();
+    let pending = cluster.propose(origin, "once");
+    cluster.turn(origin, false).unwrap();
+    // The Forward waits in a queue, or its Verdict is on its way, while the old leader goes.
+    let first = cluster.network.iter().find_map(|(_, _, frame)| frame.attempt()).unwrap();
+    cluster.network.clear();
+    cluster.cut.insert(old);
+    for _ in 0..1_000 {
+        cluster.now += Duration::from_millis(10);
+        for id in 1..=3 {
+            cluster.turn(id, true).unwrap();
+        }
+        while let Some((from, to, frame)) = cluster.network.pop_front() {
+            let second = from == origin && frame.attempt().is_some();
+            cluster.deliver(from, to, frame).unwrap();
+            if second {
+                late(&mut cluster, origin, first);
+                (0..50).for_each(|_| cluster.tick());
+                applied(pending);
+                let log = &cluster.member(origin).log;
+                assert_eq!(log.values().filter(|data| &data[..] == b"once").count(), 1);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Found by review: a leader that refuses was asked again at the speed of the network.
+#[test]
+fn a_refused_forward_pauses_before_its_next_try() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 2);
+    let leader = cluster.elect();
+    (0..20).for_each(|_| cluster.tick());
+    let origin = cluster.follower();
+    // Leadership is handed to someone who never hears of it: proposals are dropped meanwhile.
+    cluster.member(leader).core.hand_over();
+    cluster.turn(leader, false).unwrap();
+    cluster.network.clear();
+    let pending = cluster.propose(origin, "x");
+    cluster.turn(origin, false).unwrap();
+    let mut forwards = 0;
+    while let Some((from, to, frame)) = cluster.network.pop_front() {
+        forwards += usize::from(frame.attempt().is_some());
+        assert!(forwards < 3, "asked in a circle");
+        cluster.deliver(from, to, frame).unwrap();
+    }
+    assert_eq!(forwards, 1);
+    (0..300).for_each(|_| cluster.tick());
+    applied(pending);
+}
+
+/// Found by review: raft's own batching built appends that no frame can carry. Every frame of
+/// every script is measured; this one proposes and catches up in bulk.
+#[test]
+fn appends_fit_into_frames() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 2);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    let large: Vec<_> = (0..8).map(|_| cluster.propose(leader, vec![7; (1 << 20) - 100])).collect();
+    cluster.settle();
+    for pending in large {
+        applied(pending);
+    }
+    for _ in 0..20 {
+        for _ in 0..1_000 {
+            drop(cluster.propose(leader, vec![1; 128]));
+        }
+        cluster.settle();
+    }
+    cluster.cut.clear();
+    (0..100).for_each(|_| cluster.tick());
+    cluster.assert_same_logs();
+}
+
+/// Found by review: a directory that lost its identity file was taken for the remains of a
+/// founding, and its log erased.
+#[test]
+fn a_log_without_an_identity_is_refused_and_kept() {
+    let mut cluster = Cluster::new(&[1], 1);
+    cluster.settle();
+    let pending = cluster.propose(1, "x");
+    cluster.settle();
+    applied(pending);
+    let fs = cluster.members.remove(&1).unwrap().fs.clone();
+    let identity = wal::fs::read_file(&fs, Path::new("/data/identity"), 100).unwrap();
+    fs.remove_file(Path::new("/data/identity")).unwrap();
+    let lone: Vec<Founder> = founders().into_iter().take(1).collect();
+    let error = boot(1, fs.clone(), lone.clone(), 9).err().expect("a refusal");
+    assert!(error.to_string().contains("no identity file"), "{error}");
+    wal::fs::write_file_durably(&fs, Path::new("/data/identity"), &identity).unwrap();
+    let member = boot(1, fs, lone, 9).unwrap();
+    member.core.show(&member.shared);
+    assert!(member.shared.status().last_index >= 3, "the log was erased");
+}
+
+/// Found by review: between the look at a new directory and its lock, another process may have
+/// founded it, acknowledged writes and ended.
+#[test]
+fn founding_looks_again_under_the_lock() {
+    let fs = MemFs::new();
+    let lone: Vec<Founder> = founders().into_iter().take(1).collect();
+    let config = Config::new(1, lone.clone(), "/data".into());
+    let late = Directory::inspect(Arc::new(fs.clone()), &config).unwrap();
+    let mut cluster = Cluster::new(&[1], 1);
+    cluster.members.insert(1, boot(1, fs.clone(), lone, 5).unwrap());
+    cluster.settle();
+    let pending = cluster.propose(1, "x");
+    cluster.settle();
+    let index = applied(pending);
+    drop(cluster);
+    let found = late.open(&config, &AtomicBool::new(false), &logger()).unwrap();
+    assert!(raft::Storage::last_index(&found.storage).unwrap() >= index, "the log was erased");
 }

@@ -26,10 +26,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use protobuf::{CodedOutputStream, Message as _};
 use raft::eraftpb::{Entry, Message};
 
-use crate::key::Key;
+use crate::key::{Attempt, Key};
 
 /// The largest payload of protocol version 1, in bytes.
-pub(super) const MAX_PAYLOAD: usize = 4 << 20;
+pub(crate) const MAX_PAYLOAD: usize = 4 << 20;
 
 /// Length and kind.
 const HEADER_LEN: usize = 5;
@@ -65,9 +65,9 @@ pub(crate) enum Frame {
         key: Key,
         /// Why.
         refusal: VerdictKind,
-        /// The refuser's term.
+        /// The term of the Forward.
         term: u64,
-        /// Who leads in that term as far as the refuser knows; 0 for nobody.
+        /// Who leads as far as the refuser knows; 0 for nobody.
         leader: u64,
     },
 }
@@ -105,9 +105,17 @@ pub(super) enum Malformed {
 }
 
 impl Frame {
+    /// Which try at which proposal this is, if it is a Forward.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        match self {
+            Frame::Forward { term, key, .. } => Some(Attempt { key: *key, term: *term }),
+            Frame::Raft(_) | Frame::Verdict { .. } => None,
+        }
+    }
+
     /// The exact size of the payload. For a message it is also remembered inside, and
     /// [`encode`](Self::encode) relies on that.
-    pub(super) fn payload_len(&self) -> usize {
+    pub(crate) fn payload_len(&self) -> usize {
         match self {
             Frame::Raft(message) => message.compute_size() as usize,
             Frame::Forward { data, .. } => FORWARD_HEAD_LEN + data.len(),

@@ -45,13 +45,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-pub(crate) use self::frame::Frame;
-pub(crate) use self::frame::VerdictKind;
+#[cfg(test)]
+pub(crate) use self::frame::MAX_PAYLOAD;
+pub(crate) use self::frame::{Frame, VerdictKind};
 use self::head::Head;
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};
 use self::queue::Lane;
-use crate::key::Key;
+use crate::key::Attempt;
 
 /// The window of appends that raft keeps on its way to one peer, and the size it aims at for each.
 const WINDOW: u64 = 16;
@@ -86,11 +87,7 @@ pub(crate) enum Inbound {
     /// The bulk stream to a peer broke, or its queue was full: appends were lost.
     Unreachable { peer: u64 },
     /// A Forward that reached no stream, and never will.
-    Unsent {
-        #[allow(dead_code, reason = "for whoever reads the event; the loop goes by the key")]
-        peer: u64,
-        key: Key,
-    },
+    Unsent { attempt: Attempt },
     /// What a checked head says of where clients reach a member. Repeated at every stream.
     ClientUrl { peer: u64, url: String },
     /// A peer does not take our streams, or we not its answer. Told once until that changes.
@@ -107,6 +104,11 @@ pub(crate) struct Permit {
 impl Permit {
     fn new(slot: Arc<Slot>, bytes: u32) -> Self {
         Self { slot, bytes }
+    }
+
+    /// What the frame was charged with.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
     }
 }
 
@@ -247,10 +249,7 @@ impl Transport {
 
     /// Queues a frame on its lane, or drops it. A Forward that is dropped comes back as unsent.
     pub(crate) fn send(&self, to: u64, frame: Frame) {
-        let forward = match &frame {
-            Frame::Forward { key, .. } => Some(*key),
-            Frame::Raft(_) | Frame::Verdict { .. } => None,
-        };
+        let unsent = frame.attempt();
         let Some(lane) = Lane::of(&frame) else {
             debug!(self.shared.logger, "snapshot not sent"; "peer" => to);
             return;
@@ -261,8 +260,8 @@ impl Transport {
         };
         let Some(pushed) = pushed else {
             debug!(self.shared.logger, "frame for an unknown peer dropped"; "peer" => to);
-            if let Some(key) = forward {
-                self.shared.tell(Inbound::Unsent { peer: to, key });
+            if let Some(attempt) = unsent {
+                self.shared.tell(Inbound::Unsent { attempt });
             }
             return;
         };
@@ -272,8 +271,8 @@ impl Transport {
         if pushed.unreachable {
             self.shared.tell(Inbound::Unreachable { peer: to });
         }
-        if let Some(key) = pushed.unsent {
-            self.shared.tell(Inbound::Unsent { peer: to, key });
+        if let Some(attempt) = pushed.unsent {
+            self.shared.tell(Inbound::Unsent { attempt });
         }
     }
 

@@ -337,8 +337,8 @@ impl Drop for OpenStream<'_> {
         if *lane == Lane::Bulk {
             shared.tell(Inbound::Unreachable { peer: peer.id });
         }
-        for key in unsent {
-            shared.tell(Inbound::Unsent { peer: peer.id, key });
+        for attempt in unsent {
+            shared.tell(Inbound::Unsent { attempt });
         }
     }
 }

@@ -15,7 +15,7 @@ use std::task::Waker;
 use raft::eraftpb::MessageType;
 
 use super::frame::{Frame, MAX_PAYLOAD};
-use crate::key::Key;
+use crate::key::Attempt;
 
 /// How many control frames may wait: far more than any group says within an election timeout.
 const CONTROL_FRAMES: usize = 4096;
@@ -72,7 +72,7 @@ pub(super) struct Pushed {
     /// Appends were lost: tell raft.
     pub(super) unreachable: bool,
     /// The pushed Forward was not accepted.
-    pub(super) unsent: Option<Key>,
+    pub(super) unsent: Option<Attempt>,
 }
 
 /// What an empty or a filled queue says to its stream.
@@ -133,15 +133,20 @@ impl Queue {
     /// Accepts a frame or says what became of it.
     pub(super) fn push(&mut self, frame: Frame) -> Pushed {
         let append = append_range(&frame);
-        let forward = match &frame {
-            Frame::Forward { key, .. } => Some(*key),
-            Frame::Raft(_) | Frame::Verdict { .. } => None,
-        };
-        let refused = |unreachable| Pushed { wake: None, unreachable, unsent: forward };
+        let unsent = frame.attempt();
+        let refused = |unreachable| Pushed { wake: None, unreachable, unsent };
         let len = frame.payload_len();
-        if !self.open || self.ending || len > MAX_PAYLOAD {
+        if !self.open || self.ending {
             self.dropped += 1;
             return refused(false);
+        }
+        if len > MAX_PAYLOAD {
+            // What follows a lost append is worthless, and raft must not wait for its answer.
+            self.dropped += 1;
+            if append.is_some() {
+                self.purge_appends();
+            }
+            return refused(append.is_some());
         }
         if let Some((term, first, _)) = append
             && self.last_append.is_some_and(|last| last != (term, first))
@@ -201,15 +206,12 @@ impl Queue {
     }
 
     /// The stream is gone, and with it all that waited; the Forwards among that were never sent.
-    pub(super) fn close(&mut self) -> Vec<Key> {
+    pub(super) fn close(&mut self) -> Vec<Attempt> {
         self.open = false;
         self.waker = None;
         self.dropped += self.frames.len() as u64;
         (self.bytes, self.appends, self.last_append) = (0, 0, None);
-        let unsent = |queued: Queued| match queued.frame {
-            Frame::Forward { key, .. } => Some(key),
-            Frame::Raft(_) | Frame::Verdict { .. } => None,
-        };
+        let unsent = |queued: Queued| queued.frame.attempt();
         // The memory goes as well: a peer that is away for days should cost nothing.
         std::mem::take(&mut self.frames).into_iter().filter_map(unsent).collect()
     }
@@ -264,6 +266,7 @@ mod tests {
     use raft::eraftpb::{Entry, Message};
 
     use super::*;
+    use crate::key::Key;
     use crate::transport::frame::VerdictKind;
 
     const MIB: u64 = 1 << 20;
@@ -364,7 +367,7 @@ mod tests {
             assert_eq!(queue.push(forward(sequence, 3 << 20)).unsent, None);
         }
         let pushed = queue.push(forward(6, 3 << 20));
-        assert_eq!((pushed.unsent, pushed.unreachable), (Some(key(6)), false));
+        assert_eq!((pushed.unsent.map(|a| a.key), pushed.unreachable), (Some(key(6)), false));
         assert!(queue.push(sized_append(5, 2, 1, 3 << 20)).unreachable);
         assert!(!queue.push(append(5, 1, 1)).unreachable, "told once, and small ones fit");
         let rest = taken(&mut queue);
@@ -394,8 +397,8 @@ mod tests {
     #[test]
     fn a_frame_above_the_cap_is_not_queued() {
         let mut queue = open(Lane::Bulk);
-        assert_eq!(queue.push(forward(1, MAX_PAYLOAD)).unsent, Some(key(1)));
-        queue.push(sized_append(1, 1, 1, MAX_PAYLOAD));
+        assert_eq!(queue.push(forward(1, MAX_PAYLOAD)).unsent.map(|a| a.key), Some(key(1)));
+        assert!(queue.push(sized_append(1, 1, 1, MAX_PAYLOAD)).unreachable, "raft must know");
         assert_eq!((taken(&mut queue), queue.dropped()), (vec![], 2));
     }
 
@@ -403,13 +406,14 @@ mod tests {
     #[test]
     fn without_a_stream_forwards_come_back_at_once() {
         let mut queue = Queue::new(Lane::Bulk, 16 * MIB);
-        assert_eq!(queue.push(forward(1, 1)).unsent, Some(key(1)));
+        assert_eq!(queue.push(forward(1, 1)).unsent.map(|a| a.key), Some(key(1)));
         assert!(!queue.push(append(1, 1, 1)).unreachable);
         queue.open();
         for frame in [forward(2, 1), append(1, 1, 1), forward(3, 1)] {
             queue.push(frame);
         }
-        assert_eq!(queue.close(), [key(2), key(3)]);
+        let unsent: Vec<Key> = queue.close().into_iter().map(|attempt| attempt.key).collect();
+        assert_eq!(unsent, [key(2), key(3)]);
         assert_eq!(queue.close(), []);
         queue.open();
         assert_eq!(taken(&mut queue), []);
@@ -449,7 +453,7 @@ mod tests {
         let mut queue = open(Lane::Control);
         queue.push(forward(1, 1));
         assert!(queue.end().0);
-        assert_eq!(queue.push(forward(2, 1)).unsent, Some(key(2)));
+        assert_eq!(queue.push(forward(2, 1)).unsent.map(|a| a.key), Some(key(2)));
         let mut out = Vec::new();
         assert_eq!(queue.take(1, &mut out, Waker::noop()), Taken::Some);
         assert_eq!(queue.take(1, &mut out, Waker::noop()), Taken::End);

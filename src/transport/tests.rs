@@ -10,6 +10,7 @@ use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
 
 use super::frame::{Decoder, MAX_PAYLOAD};
 use super::*;
+use crate::key::{Attempt, Key};
 
 /// Far above anything that happens in time, far below a person's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -444,7 +445,7 @@ fn the_dialler_refuses_wrong_answers() {
                     assert!(message.contains(reason), "{message}");
                     refusals += 1;
                 }
-                Inbound::Unsent { peer: 2, .. } => {}
+                Inbound::Unsent { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -476,7 +477,7 @@ fn nothing_is_written_before_the_answer_and_a_stream_starts_empty() {
     node.transport.send(2, forward(1, 10));
     node.transport.send(2, append(1, 2, 0, 10));
     node.transport.send(2, heartbeat(1, 2, 1));
-    assert!(matches!(node.rest()[..], [Inbound::Unsent { peer: 2, key: k }] if k == key(1)));
+    assert!(matches!(node.rest()[..], [Inbound::Unsent { attempt }] if attempt.key == key(1)));
     bulk.answer(&head(2, 1));
     control.answer(&head(2, 1));
     node.wait_connected(2);
@@ -612,7 +613,7 @@ fn a_broken_bulk_stream_reports_once_and_returns_what_waited() {
     let mut unreachable = 0;
     while next != Some(COUNT) {
         node.next("every Forward back", |inbound| match inbound {
-            Inbound::Unsent { peer: 2, key } => {
+            Inbound::Unsent { attempt: Attempt { key, .. } } => {
                 assert!(next.is_none_or(|next| next == key.sequence), "{next:?} {key:?}");
                 next = Some(key.sequence + 1);
                 Some(())
@@ -651,8 +652,7 @@ fn forwards_to_nobody_come_back() {
         node.transport.send(to, append(1, to, 0, 1));
         node.transport.send(to, heartbeat(1, to, 0));
         let rest = node.rest();
-        let back =
-            matches!(rest[..], [Inbound::Unsent { peer, key: k }] if peer == to && k == key(to));
+        let back = matches!(rest[..], [Inbound::Unsent { attempt }] if attempt.key == key(to));
         assert!(back, "{rest:?}");
     }
     eventually("the error is shown", || node.transport.peers()[0].last_error.is_some());

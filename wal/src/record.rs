@@ -54,6 +54,9 @@ use crate::fs::SECTOR;
 /// four times that leaves room for a larger setting and keeps `length` far from the range of u32.
 pub const MAX_BATCH_BYTES: u64 = 256 << 20;
 
+/// What an emptied batch keeps of its buffer: more than what most batches hold.
+const KEPT_BYTES: usize = 1 << 20;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"WALf");
 pub(crate) const FRAME_HEADER: usize = 56;
 const RECORD_HEADER: usize = 8;
@@ -171,6 +174,8 @@ impl Batch {
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.buffer.truncate(FRAME_HEADER);
+        // One large batch must not hold its memory for the life of the process.
+        self.buffer.shrink_to(KEPT_BYTES);
         self.contents.clear();
     }
 

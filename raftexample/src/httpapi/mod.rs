@@ -115,9 +115,10 @@ impl Api {
         min_index: u64,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        // Whatever is here will do for a stale read: the node need not be asked.
+        // Whatever is here will do for a stale read: the node need not be asked. While the log is
+        // replayed nothing is here.
         let here = consistency == Consistency::Stale
-            && (min_index == 0 || self.store.load().applied_index >= min_index);
+            && self.store.load().applied_index >= min_index.max(1);
         if !here {
             let pending = self.handle.read(consistency, min_index, deadline)?;
             match patiently(deadline, pending.into_future()).await {
