@@ -12,6 +12,8 @@
 //!   before its restart helps nobody, and a map that nobody shares changes in place, which is what
 //!   makes replay fast.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -27,6 +29,68 @@ use crate::command::{Command, DecodeError};
 /// How many items of the commit channel one version may add up. More would save little and make
 /// the first of them wait.
 const MAX_ITEMS_PER_VERSION: usize = 32;
+
+/// A key of the map. A short one stands in the map's own nodes: looking it up then follows no
+/// pointer to memory that is in no cache, which is where the time of a large store goes.
+#[derive(Debug, Clone)]
+pub enum Key {
+    /// Up to [`SHORT`] bytes.
+    Short {
+        /// How many of `bytes` it has.
+        len: u8,
+        /// The key, then zeros.
+        bytes: [u8; SHORT],
+    },
+    /// More than that.
+    Long(Arc<[u8]>),
+}
+
+/// The longest key that needs no memory of its own: with its length and the tag, 24 bytes.
+pub const SHORT: usize = 22;
+
+impl From<&[u8]> for Key {
+    fn from(key: &[u8]) -> Self {
+        match u8::try_from(key.len()) {
+            Ok(len) if key.len() <= SHORT => {
+                let mut bytes = [0; SHORT];
+                bytes[..key.len()].copy_from_slice(key);
+                Key::Short { len, bytes }
+            }
+            _ => Key::Long(key.into()),
+        }
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        match self {
+            Key::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Key::Long(key) => key,
+        }
+    }
+}
+
+// Short and long keys compare as the bytes they stand for, which `Borrow` demands.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (own, other): (&[u8], &[u8]) = (self.borrow(), other.borrow());
+        own.cmp(other)
+    }
+}
 
 /// What a key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +110,7 @@ pub struct Version {
     pub term: u64,
     /// The keys. A change copies the map's node around its key, so what a node holds must be
     /// cheap to copy: plain counted pointers take half the time of `Bytes`.
-    pub map: OrdMap<Arc<[u8]>, Arc<Value>>,
+    pub map: OrdMap<Key, Arc<Value>>,
 }
 
 /// The read side of the store. Clones are cheap.
@@ -212,7 +276,7 @@ impl Applier {
     /// Copies what it keeps: a slice would keep the whole buffer that the entry came in.
     fn put(&mut self, key: &[u8], value: &[u8], mod_index: u64) {
         let value = Arc::new(Value { bytes: Bytes::copy_from_slice(value), mod_index });
-        self.version.map.insert(key.into(), value);
+        self.version.map.insert(Key::from(key), value);
     }
 
     /// K2: first the pointer, then the report, then the answers.
@@ -244,6 +308,24 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(60)
+    }
+
+    /// A key is found as the bytes it stands for, and sorts as they do, whatever its length.
+    #[test]
+    fn keys_compare_as_bytes() {
+        let lengths = [0, 1, SHORT - 1, SHORT, SHORT + 1, 300];
+        let keys: Vec<Vec<u8>> = lengths
+            .iter()
+            .flat_map(|len| [vec![0; *len], vec![1; *len], vec![255; *len]])
+            .collect();
+        for left in &keys {
+            assert_eq!(Borrow::<[u8]>::borrow(&Key::from(&left[..])), &left[..]);
+            for right in &keys {
+                let ordering = Key::from(&left[..]).cmp(&Key::from(&right[..]));
+                assert_eq!(ordering, left.cmp(right));
+            }
+        }
+        assert_eq!(size_of::<Key>(), 24);
     }
 
     /// Whoever has heard that a put is applied finds it, with its index.

@@ -424,4 +424,14 @@ mod tests {
             assert!(decoded(&[start, end]).unwrap_err().to_string().contains(expected));
         }
     }
+
+    /// RUSTSEC-2024-0437 is about recursion in unknown groups. protobuf 2.28 refuses group tags
+    /// before it recurses; if it did not, four megabytes of them would overflow this stack.
+    #[test]
+    fn nested_groups_are_refused_without_recursion() {
+        let start_group_of_field_100 = [0xa3, 0x06];
+        let hostile = start_group_of_field_100.repeat(MAX_PAYLOAD / 2);
+        let refused = Message::new().merge_from_bytes(&hostile);
+        assert!(refused.is_err(), "{refused:?}");
+    }
 }
