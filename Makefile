@@ -1,4 +1,4 @@
-# run · cluster · test · check · fix · bench
+# run · cluster · test · check · fix · bench · bench-compare · restart
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -6,7 +6,7 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare deny
+.PHONY: run cluster build test check fix bench bench-compare restart
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -50,3 +50,8 @@ bench-compare: build
 	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" \
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
 	  --against $(BIN) --at-least 1.4,2.2,2.3,2.5 $(BENCH_ARGS)
+
+# How soon three members with a long log serve again after kill -9, and their peak memory.
+ENTRIES ?= 1000000
+restart:
+	ENTRIES=$(ENTRIES) cargo test --release -p tests --test restart -- --ignored --nocapture

@@ -9,7 +9,10 @@ pub enum Error {
     #[error("{0}")]
     Config(String),
     /// The peer address cannot be listened on.
-    #[error("cannot listen for peers on {address}: {source}")]
+    #[error(
+        "cannot listen for peers on {address}: {source}; stop what listens there or choose another \
+         --peer-listen"
+    )]
     Listen {
         /// The address.
         address: String,
