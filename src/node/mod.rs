@@ -80,12 +80,7 @@ impl Node {
         logger: &Logger,
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
-        config.validate().map_err(Error::Config)?;
-        let logger = logger.clone();
-        let fs: Arc<dyn Fs> = Arc::new(DiskFs);
-        let directory = Directory::inspect(fs, &config)?;
-        let listener = bind(&config)?;
-        Self::run(config, directory, listener, stop, logger)
+        Self::begin(config, None, logger, stop)
     }
 
     /// As [`start`](Self::start), on a listener that is bound already: for tests and for those
@@ -100,22 +95,23 @@ impl Node {
         logger: &Logger,
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
+        Self::begin(config, Some(listener), logger, stop)
+    }
+
+    fn begin(
+        config: Config,
+        listener: Option<TcpListener>,
+        logger: &Logger,
+        stop: &AtomicBool,
+    ) -> Result<(Node, Channels), Error> {
         config.validate().map_err(Error::Config)?;
         let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
         let directory = Directory::inspect(fs, &config)?;
-        Self::run(config, directory, listener, stop, logger)
-    }
-
-    fn run(
-        config: Config,
-        directory: Directory,
-        listener: TcpListener,
-        stop: &AtomicBool,
-        logger: Logger,
-    ) -> Result<(Node, Channels), Error> {
-        let listening = |source| Error::Listen { address: config.id.to_string(), source };
-        let peer_address = listener.local_addr().map_err(listening)?;
+        let listener = listener.map_or_else(|| bind(&config), Ok)?;
+        let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
+        let peer_address = listener.local_addr().map_err(unknown)?;
+        let listening = |source| Error::Listen { address: peer_address.to_string(), source };
         let Recovered { identity, storage, header, lock } =
             directory.open(&config, stop, &logger)?;
 
