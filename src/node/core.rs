@@ -174,9 +174,10 @@ impl Core {
         self.proposals.is_empty() && self.reads.is_empty() && !self.outgoing.iter().any(owed)
     }
 
-    /// There is work that no event will announce.
+    /// There is work that no event will announce: entries to be read from disk for a peer, or
+    /// committed ones that raft still holds and for which there is room again.
     pub(crate) fn has_work(&self) -> bool {
-        self.raw.store().has_deferred()
+        self.raw.store().has_deferred() || (self.has_room() && self.raw.has_ready())
     }
 
     /// Takes a local proposal in; [`finish_turn`](Self::finish_turn) gives it to a leader.
