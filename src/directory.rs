@@ -132,15 +132,25 @@ fn found(
     }
     let cluster = identity::cluster_id(&config.founders, &config.cluster_token);
     refuse_orphaned_log(fs, path, config, cluster)?;
-    // Remains of a founding that was cut off: nobody was ever told of them (D2).
+    let header = Header::genesis(cluster, Book::founding(&config.founders));
+    // Remains of a founding that was cut off: nobody was ever told of them (D2). What a founding
+    // does not write is not one's remains.
     for directory in [WAL, SNAP] {
         let directory = path.join(directory);
         for name in fs.list(&directory).unwrap_or_default() {
-            let file = directory.join(name);
+            let file = directory.join(&name);
+            let name = name.to_string_lossy();
+            let temporary = name.ends_with(".tmp") || name.ends_with(".wal");
+            if !temporary && name != header.file_name() {
+                return Err(Error::Corrupt(format!(
+                    "{} is there but no identity file; restore that from a copy, or choose an \
+                     empty --data-dir",
+                    file.display()
+                )));
+            }
             create("remove", &file, fs.remove_file(&file))?;
         }
     }
-    let header = Header::genesis(cluster, Book::founding(&config.founders));
     let snap = path.join(SNAP);
     if !exists(&**fs, &snap)? {
         create("create", &snap, fs.create_dir(&snap))?;

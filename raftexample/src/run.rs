@@ -125,7 +125,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         )
     })?;
     let address = server.address();
-    raise_open_files(&logger);
+    let max_connections = fit_open_files(settings.max_connections, &logger)?;
     warn_if_exposed(&settings, address, &logger);
 
     let Some((node, channels)) = start(settings.config(address), &mut signals, &logger).await?
@@ -149,7 +149,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         max_value_bytes: settings.max_value_bytes,
         stuck_after: settings.election_timeout * 2,
     });
-    let limits = ServerLimits { max_connections: settings.max_connections };
+    let limits = ServerLimits { max_connections };
     let (stop, stopped) = watch::channel(());
     let serving = tokio::spawn(api.run(listener, limits, stopped, logger.clone()));
 
@@ -291,8 +291,33 @@ fn exit_on_panic(format: Format) {
     }));
 }
 
-/// Each connection, peer and segment is an open file, and the usual limit is meant for shells.
-fn raise_open_files(logger: &Logger) {
+/// Open files that clients must leave: the connections that are being refused, those of the
+/// peers, the log's segments, and the next one. A client that could take the last one would end
+/// the member at its next segment.
+const RESERVED_FILES: u64 = 512;
+/// Below this nothing is left to share out.
+const MIN_FILES: u64 = 128;
+
+/// Each connection, peer and segment is an open file, and the usual limit is meant for shells:
+/// it is raised, and clients get no more of it than they can without harm.
+fn fit_open_files(max_connections: u32, logger: &Logger) -> Result<u32, Failure> {
+    let limit = raise_open_files(logger);
+    if limit < MIN_FILES {
+        let message =
+            format!("only {limit} files may be open, {MIN_FILES} are needed; raise `ulimit -Hn`");
+        return Err(Failure::new(CANNOT_START, message));
+    }
+    let reserved = RESERVED_FILES.min(limit / 2);
+    let fitting = u32::try_from(limit - reserved).unwrap_or(u32::MAX);
+    if fitting < max_connections {
+        warn!(logger, "fewer client connections than --max-connections, for want of open files";
+            "connections" => fitting, "open_files" => limit);
+    }
+    Ok(max_connections.min(fitting))
+}
+
+/// Gives the limit in force.
+fn raise_open_files(logger: &Logger) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -300,6 +325,7 @@ fn raise_open_files(logger: &Logger) {
         warn!(logger, "cannot raise the limit of open files";
             "limit" => limit.current, "error" => %error);
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Neither port asks who connects.

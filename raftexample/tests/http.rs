@@ -373,19 +373,20 @@ fn each_ending_has_its_answer() {
         (Verdict::Lose(Unknown::Restored), 504, "unknown", "unavailable"),
         (Verdict::Lose(Unknown::Stopped), 504, "unknown", "unavailable"),
     ];
-    let mut client = port.connect();
     for (verdict, status, write, read) in table {
         port.node.decide(verdict);
-        let reply = client.ask("PUT", "/k", b"v");
+        let reply = port.ask("PUT", "/k", b"v");
         assert_eq!(reply.kind(), kind(status, write), "{verdict:?}");
+        let stops = verdict == Verdict::Refuse(Refusal::ShuttingDown);
+        assert_eq!(reply.header("Connection"), stops.then_some("close"), "{verdict:?}");
         let leads = (status == 503).then_some("2 http://b:9121");
         assert_eq!(reply.header("X-Raft-Leader"), leads, "{verdict:?}");
         assert_eq!(reply.header("Retry-After"), leads.map(|_| "1"), "{verdict:?}");
-        let reply = client.ask("GET", "/k?consistency=leader", b"");
+        let reply = port.ask("GET", "/k?consistency=leader", b"");
         let status = if status == 504 { 503 } else { status };
         assert_eq!(reply.kind(), kind(status, read), "{verdict:?}");
     }
-    assert_eq!(client.ask("GET", "/k?consistency=stale", b"").status, 404, "asks nobody");
+    assert_eq!(port.ask("GET", "/k?consistency=stale", b"").status, 404, "asks nobody");
 }
 
 /// A node that never answers does not leave its clients waiting.

@@ -612,9 +612,13 @@ impl Core {
         }
     }
 
-    /// No new work is taken: what was never given to a leader is refused.
+    /// No new work is taken: proposals that were never given to a leader are refused, and reads
+    /// that nobody could confirm.
     pub(crate) fn refuse_parked(&mut self) {
         self.proposals.refuse_parked();
+        if self.leader_id() == raft::INVALID_ID {
+            self.reads.refuse_unconfirmed();
+        }
     }
 
     /// Asks the voter that knows most of the log to lead, if this member does and there is one.

@@ -176,6 +176,14 @@ impl Reads {
         self.confirmed.retain(|_, reads| !reads.is_empty());
     }
 
+    /// The node takes no new work, and nobody leads who could confirm anything.
+    pub(super) fn refuse_unconfirmed(&mut self) {
+        let round = self.round.take().into_iter().flat_map(|round| round.requests);
+        for read in self.waiting.drain(..).chain(round) {
+            read.answer(Read::Refused(Refusal::ShuttingDown));
+        }
+    }
+
     fn confirm(&mut self, read: ReadRequest, index: u64) {
         self.confirmed.entry(index.max(read.min_index)).or_default().push(read);
     }

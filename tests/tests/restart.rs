@@ -2,6 +2,8 @@
 //!
 //! Long, so not part of the fast suite: `make restart`, or `make restart ENTRIES=200000`.
 
+#![allow(clippy::print_stdout, reason = "its measurements are what it is run for")]
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 

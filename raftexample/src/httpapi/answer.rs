@@ -121,7 +121,9 @@ impl From<Refusal> for Fault {
             Refusal::Unavailable => (unavailable, "unavailable"),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         };
-        Self::new(status, kind, refusal.to_string())
+        let fault = Self::new(status, kind, refusal.to_string());
+        // Whoever hears that the member stops should not ask it again on this connection.
+        if refusal == Refusal::ShuttingDown { fault.closing() } else { fault }
     }
 }
 

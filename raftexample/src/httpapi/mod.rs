@@ -12,6 +12,7 @@
 //! - H4 Every request is answered within the request timeout and [`GRACE`].
 
 mod answer;
+mod patience;
 mod route;
 mod server;
 
@@ -63,7 +64,15 @@ impl Api {
     async fn serve(&self, request: Request<Incoming>) -> Answer {
         let deadline = Instant::now() + self.request_timeout;
         let (head, mut body) = request.into_parts();
+        let announced = body.size_hint().exact();
         let routed = route::route(&head.method, head.uri.path(), head.uri.query());
+        // One who asked whether to go on sends a body only when somebody begins to read it.
+        let begun = match &routed {
+            Ok(Route::Put { .. }) => announced.is_none_or(|bytes| bytes <= self.max_value_bytes),
+            Ok(Route::AddMember { .. }) => announced.is_none_or(|bytes| bytes <= MAX_URL_BYTES),
+            _ => false,
+        };
+        let awaited = begun || !head.headers.contains_key(EXPECT);
         let answered = match routed {
             Err(fault) => Err(fault),
             Ok(Route::Put { key, ack }) => self.put(&key, ack, &mut body, deadline).await,
@@ -78,8 +87,8 @@ impl Api {
             Ok(Route::Version) => Ok(version()),
         };
         // Closing a socket that holds unread bytes resets it, and the answer may be lost with
-        // it. One who asked whether to go on has not sent them.
-        if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
+        // it.
+        if !body.is_end_stream() && awaited {
             let closes = answered.as_ref().is_err_and(Fault::closes);
             let limit = if closes { u64::MAX } else { self.max_value_bytes };
             tokio::spawn(discard(body, limit));

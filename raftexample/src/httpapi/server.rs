@@ -5,6 +5,7 @@
 //!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
 //! - S3 A server that is told to stop answers what it has been asked, and nothing after.
+//! - S4 A client that does not read its answers is cut off after the request timeout.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,7 +13,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Api;
+use super::patience::Patient;
 
 /// How long a connection may take to send a request's head, or idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -151,6 +152,7 @@ impl Api {
         // Answers are single small writes: there is nothing to wait for. A socket that cannot be
         // told so still works.
         stream.set_nodelay(true).ok();
+        let patience = self.request_timeout;
         let service =
             service_fn(|request| async { Ok::<_, Infallible>(self.serve(request).await) });
         let connection = http1::Builder::new()
@@ -159,21 +161,19 @@ impl Api {
             .max_buf_size(BUFFER_BYTES)
             .half_close(true)
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, patience)), service);
         let mut connection = pin!(connection);
         let ended = {
             let mut stopping = pin!(stop.changed());
             let mut told = false;
             std::future::poll_fn(|context| {
-                if let Poll::Ready(ended) = connection.as_mut().poll(context) {
-                    return Poll::Ready(ended);
-                }
+                // Before the connection, so that an answer given while stopping says that it is
+                // the last one.
                 if !told && stopping.as_mut().poll(context).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();
-                    return connection.as_mut().poll(context);
                 }
-                Poll::Pending
+                connection.as_mut().poll(context)
             })
             .await
         };
