@@ -1,0 +1,193 @@
+//! One real member: what it refuses to start on, and what its clients cannot do to it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_raftexample");
+
+/// A lone member in a process of its own; killed when dropped.
+struct Member {
+    process: Child,
+    client: SocketAddr,
+}
+
+impl Member {
+    /// Starts it on ports that are free now, in a shell that runs `before` first, and waits until
+    /// it is ready. A port that someone else takes in between is a reason to try again.
+    fn start(directory: &Path, before: &str) -> Self {
+        for _ in 0..10 {
+            let [client, peer] = free_addresses();
+            let command = format!(
+                "{before} exec {BINARY} --listen {client} --cluster http://{peer} --data-dir data"
+            );
+            let process = Command::new("/bin/sh")
+                .args(["-c", &command])
+                .current_dir(directory)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut member = Self { process, client };
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < deadline && member.process.try_wait().unwrap().is_none() {
+                if member.ask("GET", "/_ready", b"") == Some(200) {
+                    return member;
+                }
+                std::thread::yield_now();
+            }
+        }
+        panic!("no member became ready");
+    }
+
+    /// The status of the answer, if there is one.
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<u16> {
+        let mut socket = TcpStream::connect(self.client).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body)).ok()?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).ok()?;
+        std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn free_addresses() -> [SocketAddr; 2] {
+    let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    bound.map(|listener| listener.local_addr().unwrap())
+}
+
+fn try_to_start(directory: &Path, id: u64) -> Output {
+    let [client, one] = free_addresses();
+    let [two, _] = free_addresses();
+    Command::new(BINARY)
+        .args(["--id", &id.to_string(), "--listen", &client.to_string(), "--data-dir", "data"])
+        .args(["--cluster", &format!("http://{one},http://{two}")])
+        .current_dir(directory)
+        .output()
+        .unwrap()
+}
+
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else if path.file_name().is_some_and(|name| name != "LOCK") {
+            files.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// A data directory that holds one acknowledged write.
+fn used_directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Member::start(directory.path(), "");
+    assert_eq!(member.ask("PUT", "/k", b"v"), Some(204));
+    drop(member);
+    directory
+}
+
+fn flip(file: &Path, offset: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[offset] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// Each directory that cannot be used is refused in one line with its exit code, and not a byte
+/// in it changes.
+#[test]
+fn unusable_directories_are_refused_and_left_alone() {
+    type Spoil = fn(&Path);
+    let table: [(&str, u64, i32, &str, Spoil); 6] = [
+        ("another member's", 2, 3, "belongs to member 1", |_| ()),
+        ("a damaged log", 1, 3, ".wal is corrupt at offset", |data| {
+            let segment = fs::read_dir(data.join("wal")).unwrap().next().unwrap().unwrap().path();
+            flip(&segment, 600);
+        }),
+        ("a damaged identity", 1, 3, "identity fails its checksum", |data| {
+            flip(&data.join("identity"), 20);
+        }),
+        ("a lost identity", 1, 3, "no identity file", |data| {
+            fs::remove_file(data.join("identity")).unwrap();
+        }),
+        ("Go's", 1, 3, "left by Go's raftexample", |data| {
+            fs::remove_dir_all(data).unwrap();
+            fs::create_dir(data).unwrap();
+            fs::write(data.join("0000000000000000-0000000000000000.wal"), "go").unwrap();
+        }),
+        ("someone else's", 1, 3, "holds notes.txt", |data| {
+            fs::remove_dir_all(data).unwrap();
+            fs::create_dir(data).unwrap();
+            fs::write(data.join("notes.txt"), "mine").unwrap();
+        }),
+    ];
+    for (what, id, code, expected, spoil) in table {
+        let directory = used_directory();
+        spoil(&directory.path().join("data"));
+        let before = contents(directory.path());
+        let output = try_to_start(directory.path(), id);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{what}: {text}");
+        assert!(text.contains(expected), "{what}: {text}");
+        assert_eq!(text.lines().count(), 1, "{what}: {text}");
+        assert!(contents(directory.path()) == before, "{what}: something changed on disk");
+    }
+}
+
+/// A second process on the same directory is told who holds it.
+#[test]
+fn a_directory_in_use_is_refused_with_its_holder() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Member::start(directory.path(), "");
+    let output = try_to_start(directory.path(), 1);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("process {}", member.process.id())), "{text}");
+    assert_eq!(member.ask("GET", "/_ready", b""), Some(200));
+}
+
+/// Found by review: clients that took every file descriptor ended the member at its log's next
+/// segment. Here they hold what they can get while the log goes on to its second one.
+#[test]
+fn clients_cannot_take_the_last_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Member::start(directory.path(), "ulimit -n 256;");
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        let Ok(mut socket) = TcpStream::connect(member.client) else { break };
+        // One that was refused at once may be gone already.
+        socket.write_all(b"GET /k HTTP/1.1\r\n").ok();
+        idle.push(socket);
+    }
+    // Some leave, so that a writer finds a place; the others stay.
+    idle.truncate(100);
+    let value = vec![b'x'; 1 << 20];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut written = 0;
+    while written < 70 {
+        assert!(Instant::now() < deadline, "only {written} values were written");
+        written += usize::from(member.ask("PUT", &format!("/{written}"), &value) == Some(204));
+    }
+    assert!(fs::read_dir(directory.path().join("data/wal")).unwrap().count() > 1);
+}
