@@ -651,8 +651,7 @@ impl Core {
         let applied = self.applied.index.load(std::sync::atomic::Ordering::SeqCst);
         let log = &raft.raft_log;
         assert!(
-            raft::Storage::first_index(self.raw.store()).is_ok()
-                && self.raw.store().snapshot_index() <= self.published
+            self.raw.store().snapshot_index() <= self.published
                 && self.published <= log.committed
                 && log.committed <= log.last_index(),
             "N1: snapshot {} <= published {} <= commit {} <= last {}",
