@@ -5,7 +5,7 @@
 //! and so on with 2 and 3. Type numbers; each line adds to the counter of all members.
 
 use std::error::Error;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut counter = 0_i64;
         for commit in commits {
             match commit {
-                Commit::Restore(snapshot) => {
-                    counter = 0;
+                Commit::Restore(mut snapshot) => {
+                    let mut text = String::new();
+                    snapshot.state.read_to_string(&mut text).expect("a snapshot that was verified");
+                    counter = text.parse().unwrap_or(0);
                     applied.report(snapshot.index);
+                }
+                Commit::Snapshot(request) => {
+                    request.capture(move |file| write!(file, "{counter}"));
                 }
                 Commit::Entries(entries) => {
                     for item in entries.items {

@@ -1,8 +1,10 @@
 //! The public face of a node: proposals and reads go in, commits come out.
 //!
 //! ```text
-//!  Handle::propose ──► Pending<Outcome>        Commit::{Restore, Entries} ──► the consumer
-//!  Handle::read    ──► Pending<Read>           Applied::report ◄── the consumer
+//!  Handle::propose  ──► Pending<Outcome>       Commit::{Restore, Entries, Snapshot} ──► the consumer
+//!  Handle::read     ──► Pending<Read>          Applied::report ◄── the consumer
+//!  Handle::change   ──► Pending<Changed>
+//!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
 //!
 //! Nothing here blocks the node: a full queue is refused at once, and a consumer that is slow
@@ -24,6 +26,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 
+use crate::membership::{Change, ChangeOptions, Changed};
+use crate::snapshot::Header;
 use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
@@ -110,6 +114,20 @@ pub enum Read {
     Refused(Refusal),
 }
 
+/// How a wish for a snapshot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotTaken {
+    /// A snapshot that holds everything applied when it was asked for is durable.
+    Taken {
+        /// The last index that it holds.
+        index: u64,
+        /// The term of that entry.
+        term: u64,
+    },
+    /// None was taken.
+    Refused(Refusal),
+}
+
 /// An answer that is on its way: await it on any executor, or [`wait`](Pending::wait) for it.
 #[derive(Debug)]
 pub struct Pending<T> {
@@ -167,7 +185,25 @@ impl<T: Clone> Future for Answer<T> {
 pub(crate) enum Request {
     Propose(Proposal),
     Read(ReadRequest),
+    Change(ChangeRequest),
+    Snapshot(SnapshotWish),
     Shutdown,
+}
+
+/// A membership change on its way to the leader.
+pub(crate) struct ChangeRequest {
+    pub(crate) change: Change,
+    pub(crate) options: ChangeOptions,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Changed>,
+    pub(crate) _permit: Permit,
+}
+
+/// Somebody wants a snapshot of everything that is applied now.
+pub(crate) struct SnapshotWish {
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<SnapshotTaken>,
+    pub(crate) _permit: Permit,
 }
 
 /// A command on its way into the log.
@@ -263,6 +299,39 @@ impl Handle {
         Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
     }
 
+    /// Asks for a membership change; any member takes it and gives it to the leader. The answer
+    /// comes when the change is applied there, at `deadline` at the latest.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once, without a trace in the log, when too much is waiting already, or when the
+    /// node has stopped. What is wrong with the change itself comes as [`Changed::Refused`].
+    pub fn change(
+        &self,
+        change: Change,
+        options: ChangeOptions,
+        deadline: Instant,
+    ) -> Result<Pending<Changed>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        let request = ChangeRequest { change, options, deadline, reply, _permit: permit };
+        self.submit(Request::Change(request))?;
+        Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
+    }
+
+    /// Asks for a snapshot of everything that is applied on this member now. When the newest one
+    /// holds that already, it is the answer.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped.
+    pub fn snapshot(&self, deadline: Instant) -> Result<Pending<SnapshotTaken>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        self.submit(Request::Snapshot(SnapshotWish { deadline, reply, _permit: permit }))?;
+        Ok(Pending { receiver, lost: SnapshotTaken::Refused(Refusal::ShuttingDown) })
+    }
+
     /// Asks the node to stop: it refuses new work, resolves what is on its way within the
     /// configured time, writes what it knows and ends. [`crate::Node::join`] waits for that.
     pub fn shutdown(&self) {
@@ -344,6 +413,69 @@ pub enum Commit {
     Restore(Restore),
     /// The next committed entries.
     Entries(Entries),
+    /// Capture the state as it is now, with everything before this item and nothing after it.
+    Snapshot(SnapshotRequest),
+}
+
+/// Writes a captured state; runs once, on a thread of the node's.
+pub(crate) type WriteState = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+
+/// A consumer's answer to a [`SnapshotRequest`].
+pub(crate) struct Captured {
+    pub(crate) header: Header,
+    /// None: the consumer declined, or dropped the request.
+    pub(crate) write: Option<WriteState>,
+}
+
+/// The node's wish for the consumer's state. Dropping it declines; the node asks again later.
+pub struct SnapshotRequest {
+    /// The state to capture holds exactly the entries up to and including this index: what has
+    /// been applied when this item is taken from the channel.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    header: Option<Header>,
+    captured: Sender<Captured>,
+}
+
+impl SnapshotRequest {
+    pub(crate) fn new(header: Header, captured: Sender<Captured>) -> Self {
+        Self { index: header.index, term: header.term, header: Some(header), captured }
+    }
+
+    /// Hands over the state. Capturing must be cheap, a clone of a persistent map or of a
+    /// pointer, since no entry is applied meanwhile; `write` then runs on another thread and
+    /// takes the time it needs. What it writes is what [`Restore::state`] gives back. An error
+    /// that it returns abandons this snapshot and is logged.
+    pub fn capture<F>(mut self, write: F)
+    where
+        F: FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+    {
+        self.answer(Some(Box::new(write)));
+    }
+
+    fn answer(&mut self, write: Option<WriteState>) {
+        if let Some(header) = self.header.take() {
+            // The node may have ended: then nobody wants the snapshot.
+            self.captured.send(Captured { header, write }).ok();
+        }
+    }
+}
+
+impl Drop for SnapshotRequest {
+    fn drop(&mut self) {
+        self.answer(None);
+    }
+}
+
+impl std::fmt::Debug for SnapshotRequest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("SnapshotRequest")
+            .field("index", &self.index)
+            .field("term", &self.term)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A snapshot's state, to be read by the consumer.

@@ -49,6 +49,49 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// The size of a log segment in bytes. Default 64 MiB; at least 64 KiB.
     pub wal_segment_bytes: u64,
+    /// Begin without a cluster and join the one that `founders` lists, instead of founding one.
+    /// Only looked at while the data directory is empty.
+    pub join: bool,
+    /// When snapshots are taken and what is kept after one.
+    pub snapshots: SnapshotPolicy,
+    /// Keep everything in memory: nothing is written, and a restart is a member that lost its
+    /// data directory. For trying things out.
+    pub in_memory: bool,
+}
+
+/// When snapshots are taken, and what is kept after one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// A snapshot is due when more entries than this were published since the last one; 0: never
+    /// for that reason. Default 10,000.
+    pub entries: u64,
+    /// A snapshot is due when the entries since the last one weigh more than this, in bytes; 0:
+    /// never for that reason. Default 64 MiB.
+    pub bytes: u64,
+    /// A snapshot that is due also waits until the log since the last one is at least half that
+    /// one's size, so that a large state is not written over and over. Default true.
+    pub proportional: bool,
+    /// How many snapshot files are kept. Default 2; at least 1.
+    pub keep: u64,
+    /// How many entries before a snapshot stay in the log, for members a little behind. Default
+    /// 10,000.
+    pub catchup_entries: u64,
+    /// How many bytes of log may be kept before a snapshot, whatever the entries say. Default
+    /// 256 MiB.
+    pub retain_bytes: u64,
+}
+
+impl Default for SnapshotPolicy {
+    fn default() -> Self {
+        Self {
+            entries: 10_000,
+            bytes: 64 << 20,
+            proportional: true,
+            keep: 2,
+            catchup_entries: 10_000,
+            retain_bytes: 256 << 20,
+        }
+    }
 }
 
 impl Config {
@@ -69,6 +112,9 @@ impl Config {
             max_pending_bytes: 16 << 20,
             shutdown_timeout: Duration::from_secs(5),
             wal_segment_bytes: 64 << 20,
+            join: false,
+            snapshots: SnapshotPolicy::default(),
+            in_memory: false,
         }
     }
 
@@ -120,6 +166,10 @@ impl Config {
         check(
             self.wal_segment_bytes >= 64 << 10,
             format!("log segments of {} bytes are below 64 KiB", self.wal_segment_bytes),
+        );
+        check(
+            self.snapshots.keep > 0,
+            "snapshots.keep is 0: a log without a snapshot could not be read again".into(),
         );
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }

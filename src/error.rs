@@ -57,6 +57,9 @@ pub enum Error {
     /// This member no longer has what it once acknowledged. It must not go on under its id.
     #[error("this member lost acknowledged data: {0}")]
     LostData(String),
+    /// The cluster removed this member. Not a failure: its work is done, and its id never returns.
+    #[error("{0}")]
+    Removed(String),
     /// A rule of the node's own was broken: a bug. The message names the rule.
     #[error("broken invariant: {0}")]
     Invariant(String),

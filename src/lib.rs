@@ -17,7 +17,9 @@
 //! std::thread::spawn(move || {
 //!     for commit in channels.commits {
 //!         match commit {
+//!             // A real consumer reads restore.state here, and writes it when asked to.
 //!             Commit::Restore(restore) => channels.applied.report(restore.index),
+//!             Commit::Snapshot(request) => request.capture(|_| Ok(())),
 //!             Commit::Entries(entries) => {
 //!                 // Apply every item to your state here, then say how far it has come.
 //!                 channels.applied.report(entries.last_index);
@@ -70,9 +72,9 @@ mod vet;
 
 pub use channel::{
     Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, Outcome, Pending, Read,
-    Refusal, Restore, Unknown,
+    Refusal, Restore, SnapshotRequest, SnapshotTaken, Unknown,
 };
-pub use config::{Config, MAX_ENTRY_BYTES};
+pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
 pub use error::Error;
 pub use node::{Channels, Node};
-pub use status::{Role, Status};
+pub use status::{Role, Status, Transfer};

@@ -78,6 +78,99 @@ impl Book {
     }
 }
 
+/// A wish to change who belongs to the cluster (thesis 4): one at a time, decided by the leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Adds a member, as a learner first. One that wants to be a voter is promoted by the leader
+    /// when it has caught up, whoever leads then.
+    Add {
+        /// Its id: never used before.
+        id: u64,
+        /// Where the others reach it: `http://host:port`.
+        url: String,
+        /// The role it is to have in the end.
+        wants: MemberRole,
+    },
+    /// Changes a member's wished role, its URL, or both. A voter that is to be a learner is
+    /// demoted at once.
+    Update {
+        /// The member.
+        id: u64,
+        /// The role it is to have, when that changes.
+        wants: Option<MemberRole>,
+        /// Where the others reach it from now on, when that changes.
+        url: Option<String>,
+    },
+    /// Removes a member for good. A leader hands leadership over first.
+    Remove {
+        /// The member.
+        id: u64,
+    },
+}
+
+/// How a change is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChangeOptions {
+    /// Make it even when the live voters left would be no quorum of those left.
+    pub force: bool,
+    /// Only say what it would leave.
+    pub dry_run: bool,
+}
+
+/// How a membership change ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// It is committed and applied on the leader, or would be, for a dry run.
+    Done {
+        /// The index of its entry in the log; for a dry run, and when there was nothing to do,
+        /// the last applied index.
+        index: u64,
+        /// The term of that entry.
+        term: u64,
+        /// The membership after it.
+        book: Book,
+    },
+    /// It is not made, and never will be.
+    Refused(ChangeRefusal),
+    /// It may or may not be made. Looking at the members tells.
+    Unknown(crate::Unknown),
+}
+
+/// Why a membership change is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ChangeRefusal {
+    /// What kind of reason it is.
+    pub kind: ChangeRefusalKind,
+    /// The reason, with what would be right.
+    pub message: String,
+}
+
+/// The kinds of reasons against a membership change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeRefusalKind {
+    /// The id or the URL is malformed.
+    Invalid,
+    /// There never was a member with this id.
+    NotFound,
+    /// Another change is under way.
+    Pending,
+    /// It would leave the cluster without a quorum of live voters.
+    Unsafe,
+    /// The id or the URL is in use, or somebody else answers there.
+    Conflict,
+    /// The id belonged to a member that was removed. Ids never return.
+    Removed,
+    /// The id belongs to another data directory.
+    OtherIncarnation,
+    /// No leader was known, or none could take it, until the deadline.
+    NoLeader,
+    /// Too much is waiting already.
+    Overloaded,
+    /// The node is stopping.
+    ShuttingDown,
+}
+
 /// One of the members that a cluster begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Founder {

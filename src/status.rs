@@ -3,7 +3,7 @@
 //! The loop publishes one copy at the end of a turn in which something changed; readers take a
 //! lock that is held for a copy and never while anything is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +35,19 @@ impl Role {
             Role::Leader => "leader",
         }
     }
+}
+
+/// A snapshot on its way between two members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// The other member.
+    pub peer: u64,
+    /// The last index that the snapshot holds.
+    pub index: u64,
+    /// How many bytes have been moved.
+    pub bytes: u64,
+    /// How many there are.
+    pub total: u64,
 }
 
 /// A node's view of itself and its cluster at the end of its last turn.
@@ -69,6 +82,17 @@ pub struct Status {
     /// What the leader knows of each member's log: id to last index known to match. Empty off
     /// the leader.
     pub matched: BTreeMap<u64, u64>,
+    /// The members that the leader has heard within an election timeout, itself among them. Empty
+    /// off the leader.
+    pub live: BTreeSet<u64>,
+    /// The size of the newest snapshot's file, in bytes.
+    pub snapshot_bytes: u64,
+    /// Whether a snapshot is being taken.
+    pub taking_snapshot: bool,
+    /// Snapshots on their way to other members.
+    pub sending: Vec<Transfer>,
+    /// Snapshots on their way to this member.
+    pub receiving: Vec<Transfer>,
     /// Whether a leader is known and this member has applied what was committed when it started.
     pub ready: bool,
 }

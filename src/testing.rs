@@ -157,6 +157,7 @@ impl Script {
             (Verdict::Lose(_), Request::Read(read)) => {
                 read.answer(Read::Refused(Refusal::Unavailable));
             }
+            (_, Request::Change(_) | Request::Snapshot(_)) => {}
             (_, Request::Shutdown) => return false,
         }
         true

@@ -226,6 +226,7 @@ impl Applier {
         match commit {
             Commit::Restore(restore) => self.restore(restore),
             Commit::Entries(entries) => self.apply_entries(entries),
+            Commit::Snapshot(_) => Ok(()),
         }
     }
 

@@ -101,7 +101,7 @@ impl From<Error> for Failure {
             Error::Disk(_) => DISK,
             Error::LostData(_) => LOST,
             Error::Invariant(_) => BUG,
-            Error::Interrupted => 0,
+            Error::Interrupted | Error::Removed(_) => 0,
         };
         Self::new(code, error.to_string())
     }

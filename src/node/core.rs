@@ -168,7 +168,7 @@ impl Core {
     /// Nobody waits for an answer of this member.
     pub(crate) fn is_idle(&self) -> bool {
         let owed = |commit: &Commit| match commit {
-            Commit::Restore(_) => false,
+            Commit::Restore(_) | Commit::Snapshot(_) => false,
             Commit::Entries(entries) => entries.items.iter().any(|item| item.waiter.is_some()),
         };
         self.proposals.is_empty() && self.reads.is_empty() && !self.outgoing.iter().any(owed)

@@ -351,6 +351,7 @@ impl Loop {
                     core.propose(proposal);
                 }
                 Ok(Request::Read(request)) => core.read(request),
+                Ok(Request::Change(_) | Request::Snapshot(_)) => {}
                 Ok(Request::Shutdown) | Err(TryRecvError::Disconnected) => {
                     shutdown = true;
                     break;

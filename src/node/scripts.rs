@@ -94,6 +94,7 @@ impl Member {
                     }
                     self.last_index = entries.last_index;
                 }
+                Commit::Snapshot(_) => {}
             }
             self.applied.index.store(self.last_index, std::sync::atomic::Ordering::SeqCst);
             self.core.publish_missed().unwrap();

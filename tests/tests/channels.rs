@@ -49,6 +49,7 @@ fn consume(channels: Channels) -> (Handle, Arc<Mutex<Vec<String>>>, JoinHandle<(
         for commit in commits {
             match commit {
                 Commit::Restore(restore) => applied.report(restore.index),
+                Commit::Snapshot(_) => {}
                 Commit::Entries(entries) => {
                     for item in entries.items {
                         log.lock().unwrap().push(String::from_utf8_lossy(&item.data).into_owned());
@@ -90,6 +91,7 @@ fn proposing_on_commit_does_not_block() {
             for commit in commits {
                 match commit {
                     Commit::Restore(restore) => applied.report(restore.index),
+                    Commit::Snapshot(_) => {}
                     Commit::Entries(entries) => {
                         let last = entries.last_index;
                         for item in entries.items {
