@@ -3,7 +3,13 @@
 //! The book changes only when a membership change is applied from the log; flags and peers'
 //! claims never write to it. It is part of every snapshot.
 
+mod judge;
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use self::judge::{Judgement, View, judge, promotion, refusal};
+pub(crate) use self::record::{Call, Wish};
 
 /// Whether a member counts towards a quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
