@@ -143,6 +143,15 @@ impl<T: Clone> Pending<T> {
         receiver.recv().unwrap_or(lost)
     }
 
+    /// The answer, if it is there already. It is given once.
+    pub fn try_wait(&mut self) -> Option<T> {
+        match self.receiver.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(oneshot::TryRecvError::Disconnected) => Some(self.lost.clone()),
+            Err(oneshot::TryRecvError::Empty) => None,
+        }
+    }
+
     /// As [`wait`](Self::wait), for at most `timeout`; `None` when it passed.
     pub fn wait_timeout(self, timeout: Duration) -> Option<T> {
         let Self { receiver, lost } = self;
@@ -196,7 +205,7 @@ pub(crate) struct ChangeRequest {
     pub(crate) options: ChangeOptions,
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<Changed>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// Somebody wants a snapshot of everything that is applied now.
@@ -314,7 +323,7 @@ impl Handle {
     ) -> Result<Pending<Changed>, Refusal> {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ChangeRequest { change, options, deadline, reply, _permit: permit };
+        let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
         Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
     }

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use raft::eraftpb::ConfState;
 use slog::{Logger, info, warn};
 use wal::Wal;
 use wal::fs::{Access, Fs};
@@ -30,7 +29,7 @@ use wal::fs::{Access, Fs};
 use crate::identity::{self, Identity};
 use crate::membership::Book;
 use crate::snapshot::{self, Header};
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 use crate::{Config, Error};
 
 const IDENTITY: &str = "identity";
@@ -178,7 +177,7 @@ fn found(
     create("write", &file, wal::fs::write_file_durably(&**fs, &file, &identity.encode()))?;
     info!(logger, "founded data directory"; "path" => %path.display(),
         "cluster" => format!("{cluster:016x}"));
-    let storage = Storage::new(wal, header.index, header.conf_state.clone());
+    let storage = Storage::new(wal, storage::metadata(marker, header.conf_state.clone()));
     Ok(Recovered { identity, storage, header, lock })
 }
 
@@ -264,12 +263,13 @@ fn recover(
         info!(logger, "--cluster differs from the address book, which rules";
             "path" => %path.display());
     }
-    let conf_state: ConfState = header.conf_state.clone();
+    let marker = wal::Marker { index: header.index, term: header.term, checksum: 0 };
+    let metadata = storage::metadata(marker, header.conf_state.clone());
     info!(logger, "recovered"; "path" => %path.display(),
         "cluster" => format!("{:016x}", identity.cluster), "first" => wal.first_index(),
         "last" => wal.last_index(), "snapshot" => header.index,
         "term" => wal.hard_state().term, "commit" => wal.hard_state().commit);
-    let storage = Storage::new(wal, header.index, conf_state);
+    let storage = Storage::new(wal, metadata);
     Ok(Recovered { identity, storage, header, lock })
 }
 

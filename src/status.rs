@@ -77,6 +77,7 @@ pub struct Status {
     pub snapshot_index: u64,
     /// The membership as of `published_index`.
     pub book: Book,
+    pub(crate) book_version: u64,
     /// The client URLs that members gave when they last met this one, and its own.
     pub client_urls: BTreeMap<u64, String>,
     /// What the leader knows of each member's log: id to last index known to match. Empty off

@@ -20,9 +20,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, StorageError};
-use wal::{Batch, Wal};
+use wal::{Batch, Marker, Wal};
 
 use crate::Error;
 
@@ -49,8 +49,10 @@ pub(crate) struct Storage {
     tail: VecDeque<Entry>,
     tail_bytes: u64,
     hard_state: HardState,
-    conf_state: ConfState,
-    snapshot_index: u64,
+    /// The newest snapshot that the log vouches for.
+    snapshot: SnapshotMetadata,
+    /// raft wants to send a snapshot, and the newest one does not do.
+    snapshot_wanted: Cell<bool>,
     disk_budget: Cell<u64>,
     deferred: RefCell<Vec<GetEntriesContext>>,
     fault: RefCell<Option<wal::Error>>,
@@ -58,21 +60,21 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// A log that was just opened, with the snapshot that its newest usable marker names.
-    pub(crate) fn new(wal: Wal, snapshot_index: u64, conf_state: ConfState) -> Self {
+    pub(crate) fn new(wal: Wal, snapshot: SnapshotMetadata) -> Self {
         let saved = wal.hard_state();
         let mut hard_state = HardState::default();
         hard_state.set_term(saved.term);
         hard_state.set_vote(saved.vote);
         // A snapshot is taken of committed entries only, whatever the last synced commit says.
-        hard_state.set_commit(saved.commit.max(snapshot_index));
+        hard_state.set_commit(saved.commit.max(snapshot.index));
         Self {
             wal,
             batch: Batch::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
             hard_state,
-            conf_state,
-            snapshot_index,
+            snapshot,
+            snapshot_wanted: Cell::new(false),
             disk_budget: Cell::new(DISK_BYTES_PER_TURN),
             deferred: RefCell::default(),
             fault: RefCell::default(),
@@ -80,7 +82,80 @@ impl Storage {
     }
 
     pub(crate) fn snapshot_index(&self) -> u64 {
-        self.snapshot_index
+        self.snapshot.index
+    }
+
+    /// The log itself, for those who let go of its beginning.
+    pub(crate) fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// As [`wal`](Self::wal).
+    pub(crate) fn wal_mut(&mut self) -> &mut Wal {
+        &mut self.wal
+    }
+
+    /// Whether raft has asked in vain for a snapshot to send since this was asked last.
+    pub(crate) fn take_snapshot_wish(&mut self) -> bool {
+        self.snapshot_wanted.take()
+    }
+
+    /// How many bytes of entries follow `index`; `None` when that is more than memory holds.
+    pub(crate) fn bytes_after(&self, index: u64) -> Option<u64> {
+        let first = self.tail.front().map_or(self.wal.last_index() + 1, |entry| entry.index);
+        let skip = usize::try_from((index + 1).checked_sub(first)?).unwrap_or(usize::MAX);
+        Some(self.tail.range(skip.min(self.tail.len())..).map(weight).sum())
+    }
+
+    /// Makes a snapshot that was taken on this member the newest one: its file is durable under
+    /// its final name, and now the log vouches for it.
+    ///
+    /// # Errors
+    ///
+    /// A failed write or sync.
+    pub(crate) fn save_marker(
+        &mut self,
+        marker: Marker,
+        conf_state: ConfState,
+    ) -> Result<(), Error> {
+        assert!(
+            marker.index > self.snapshot.index && marker.index <= self.hard_state.commit,
+            "N1: a snapshot of {} between {} and {}",
+            marker.index,
+            self.snapshot.index,
+            self.hard_state.commit
+        );
+        self.batch.set_marker(marker);
+        self.batch.set_hard_state(wal_hard_state(&self.hard_state));
+        self.wal.save(&mut self.batch).map_err(disk)?;
+        self.snapshot = metadata(marker, conf_state);
+        Ok(())
+    }
+
+    /// Makes a received snapshot, whose file is durable under its final name, the beginning of
+    /// this member's log, together with what else the Ready says: one batch, so that no crash
+    /// leaves a commit index without what it commits.
+    ///
+    /// # Errors
+    ///
+    /// A failed write or sync.
+    pub(crate) fn install(
+        &mut self,
+        marker: Marker,
+        conf_state: ConfState,
+        entries: Vec<Entry>,
+        hard_state: Option<&HardState>,
+    ) -> Result<(), Error> {
+        self.batch.set_marker(marker);
+        if self.wal.term(marker.index) != Some(marker.term) || marker.index < self.wal.first_index()
+        {
+            self.tail.clear();
+            self.tail_bytes = 0;
+        }
+        let commit = self.hard_state.commit.max(marker.index);
+        self.hard_state.set_commit(commit);
+        self.snapshot = metadata(marker, conf_state);
+        self.save(entries, hard_state, true)
     }
 
     pub(crate) fn hard_state(&self) -> &HardState {
@@ -222,7 +297,7 @@ impl Storage {
 
 impl raft::Storage for Storage {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(self.hard_state.clone(), self.snapshot.get_conf_state().clone()))
     }
 
     fn entries(
@@ -286,10 +361,25 @@ impl raft::Storage for Storage {
         Ok(self.wal.last_index())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Nothing is compacted yet, so no member can need one.
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let conf_state = self.snapshot.get_conf_state();
+        let is_member = conf_state.voters.contains(&to) || conf_state.learners.contains(&to);
+        // A member that is not in it could not install it (raft.rs:2585).
+        if self.snapshot.index == 0 || self.snapshot.index < request_index || !is_member {
+            self.snapshot_wanted.set(true);
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot::default();
+        snapshot.set_metadata(self.snapshot.clone());
+        Ok(snapshot)
     }
+}
+
+pub(crate) fn metadata(marker: Marker, conf_state: ConfState) -> SnapshotMetadata {
+    let mut metadata = SnapshotMetadata::default();
+    (metadata.index, metadata.term) = (marker.index, marker.term);
+    metadata.set_conf_state(conf_state);
+    metadata
 }
 
 fn wal_hard_state(hard_state: &HardState) -> wal::HardState {

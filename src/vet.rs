@@ -5,6 +5,8 @@
 //! view of the node. Everything else is raft's business, votes above all: whether a stranger's
 //! vote counts is decided by raft and nobody else.
 
+use std::collections::BTreeSet;
+
 use raft::eraftpb::{EntryType, Message, MessageType};
 
 use crate::key::Key;
@@ -12,6 +14,7 @@ use crate::key::Key;
 /// What has to be known of the node to judge a message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
+    pub(crate) id: u64,
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) leader_id: u64,
@@ -51,6 +54,7 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
     }
     match kind {
         MsgAppend => vet_append(message, view),
+        MsgSnapshot => vet_snapshot(message, view),
         MsgHeartbeat if message.commit > view.last_index => {
             if view.sender_known && message.term >= view.term {
                 Verdict::Lost(format!(
@@ -84,8 +88,8 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
         | MsgRequestPreVote
         | MsgRequestPreVoteResponse
         | MsgTimeoutNow => Verdict::Accept,
-        MsgHup | MsgBeat | MsgPropose | MsgSnapshot | MsgUnreachable | MsgSnapStatus
-        | MsgCheckQuorum | MsgTransferLeader => Verdict::Drop("a kind that no peer sends"),
+        MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum
+        | MsgTransferLeader => Verdict::Drop("a kind that no peer sends"),
     }
 }
 
@@ -107,10 +111,38 @@ fn vet_append(message: &Message, view: View) -> Verdict {
         if entry.context.len() > Key::LEN {
             return Verdict::Drop("an entry whose context is no key");
         }
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Verdict::Drop("a membership change, which this version does not make");
+        if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
+            return Verdict::Drop("a membership change of a kind that is never proposed");
         }
         last_term = entry.term;
+    }
+    Verdict::Accept
+}
+
+/// raft takes a snapshot's configuration as it is, and panics when it makes no sense
+/// (raft.rs:2632).
+fn vet_snapshot(message: &Message, view: View) -> Verdict {
+    let metadata = message.get_snapshot().get_metadata();
+    let conf = metadata.get_conf_state();
+    if metadata.index == 0 || metadata.index > MAX_INDEX {
+        return Verdict::Drop("a snapshot of no index");
+    }
+    if metadata.term == 0 || metadata.term > message.term {
+        return Verdict::Drop("a snapshot whose term is not of its time");
+    }
+    let members: Vec<u64> = conf.voters.iter().chain(&conf.learners).copied().collect();
+    let distinct: BTreeSet<u64> = members.iter().copied().collect();
+    let is_simple =
+        conf.voters_outgoing.is_empty() && conf.learners_next.is_empty() && !conf.auto_leave;
+    if conf.voters.is_empty()
+        || distinct.len() != members.len()
+        || distinct.contains(&0)
+        || !is_simple
+    {
+        return Verdict::Drop("a snapshot whose configuration makes no sense");
+    }
+    if !distinct.contains(&view.id) {
+        return Verdict::Drop("a snapshot without this member");
     }
     Verdict::Accept
 }
@@ -118,9 +150,9 @@ fn vet_append(message: &Message, view: View) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::eraftpb::Entry;
+    use raft::eraftpb::{Entry, SnapshotMetadata};
 
-    const VIEW: View = View { term: 5, last_index: 10, leader_id: 2, sender_known: true };
+    const VIEW: View = View { id: 1, term: 5, last_index: 10, leader_id: 2, sender_known: true };
 
     fn message(kind: MessageType, change: impl FnOnce(&mut Message)) -> Message {
         let mut message = Message { from: 2, to: 1, term: 5, ..Message::default() };
@@ -133,6 +165,16 @@ mod tests {
         Entry { index, term, ..Entry::default() }
     }
 
+    fn snapshot(change: impl FnOnce(&mut SnapshotMetadata)) -> Message {
+        message(MessageType::MsgSnapshot, |m| {
+            let metadata = m.mut_snapshot().mut_metadata();
+            (metadata.index, metadata.term) = (20, 5);
+            metadata.mut_conf_state().voters = vec![2, 3];
+            metadata.mut_conf_state().learners = vec![1];
+            change(metadata);
+        })
+    }
+
     /// What correct peers send passes.
     #[test]
     fn correct_messages_pass() {
@@ -143,6 +185,7 @@ mod tests {
         assert_eq!(vet(&append, VIEW), Verdict::Accept);
         let heartbeat = message(MessageType::MsgHeartbeat, |m| m.commit = 10);
         assert_eq!(vet(&heartbeat, VIEW), Verdict::Accept);
+        assert_eq!(vet(&snapshot(|_| ()), VIEW), Verdict::Accept);
         let vote = message(MessageType::MsgRequestVote, |m| m.term = 6);
         assert_eq!(vet(&vote, View { sender_known: false, ..VIEW }), Verdict::Accept);
     }
@@ -171,6 +214,16 @@ mod tests {
             message(MsgReadIndexResp, |m| m.index = 11),
             message(MsgAppendResponse, |m| m.index = 11),
             message(MsgTimeoutNow, |m| m.from = 3),
+            snapshot(|s| s.index = 0),
+            snapshot(|s| s.index = u64::MAX),
+            snapshot(|s| s.term = 0),
+            snapshot(|s| s.term = 6),
+            snapshot(|s| s.mut_conf_state().voters.clear()),
+            snapshot(|s| s.mut_conf_state().voters.push(0)),
+            snapshot(|s| s.mut_conf_state().learners.push(3)),
+            snapshot(|s| s.mut_conf_state().learners.clear()),
+            snapshot(|s| s.mut_conf_state().learners_next.push(2)),
+            snapshot(|s| s.mut_conf_state().auto_leave = true),
         ];
         for message in poison {
             let verdict = vet(&message, VIEW);

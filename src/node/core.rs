@@ -4,7 +4,11 @@
 //! Refuses to block and to look at the time. Messages leave through the `send` argument, in the
 //! order that durability allows (N2); commits leave through `outgoing`, in log order (N3).
 
-use std::collections::{BTreeMap, VecDeque};
+mod changes;
+mod snapshots;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,11 +16,17 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{RawNode, ReadState, SoftState, StateRole};
 use slog::{Logger, debug, info, warn};
+use wal::fs::Fs;
 
+use self::changes::Changes;
+pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
+use self::snapshots::Snapshots;
+pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
 use super::proposals::Proposals;
 use super::reads::{self, Reads};
 use crate::channel::{
-    AppliedCell, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
+    AppliedCell, Captured, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal,
+    Restore,
 };
 use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
@@ -60,8 +70,19 @@ struct Forwarded {
 
 pub(crate) struct Core {
     id: u64,
+    cluster: u64,
+    nonce: u64,
     raw: RawNode<Storage>,
     book: Book,
+    /// Grows whenever the book changes.
+    book_version: u64,
+    /// The data directories that have met this one, by id.
+    pins: BTreeMap<u64, u128>,
+    /// The tick at which each member was last heard.
+    heard: BTreeMap<u64, u64>,
+    changes: Changes,
+    snapshots: Snapshots,
+    founding: Option<Founding>,
     /// The last index put on `outgoing`; the loop's one cursor.
     published: u64,
     published_term: u64,
@@ -76,6 +97,7 @@ pub(crate) struct Core {
     /// What was committed when this process started: readiness waits for it.
     commit_at_start: u64,
     ticks: u64,
+    election_ticks: u64,
     election: ElectionTimer,
     max_entry_bytes: u64,
     /// The states of the last Ready, to see whether anything but committed entries is new.
@@ -87,9 +109,17 @@ pub(crate) struct Core {
 
 /// What a new core is made of.
 pub(crate) struct Parts {
+    pub(crate) fs: Arc<dyn Fs>,
+    /// Where snapshots are.
+    pub(crate) snap_dir: PathBuf,
+    pub(crate) kept: Vec<Kept>,
     pub(crate) storage: Storage,
+    pub(crate) cluster: u64,
     pub(crate) book: Book,
+    pub(crate) pins: BTreeMap<u64, u128>,
     pub(crate) restore: Restore,
+    /// Where captured states go.
+    pub(crate) captured: crossbeam_channel::Sender<Captured>,
     pub(crate) applied: Arc<AppliedCell>,
     pub(crate) nonce: u64,
     pub(crate) seed: u64,
@@ -100,7 +130,14 @@ impl Core {
     ///
     /// raft refuses the configuration or what it finds in the storage.
     pub(crate) fn new(config: &Config, parts: Parts, logger: &Logger) -> Result<Self, Error> {
-        let Parts { storage, book, restore, applied, nonce, seed } = parts;
+        let Parts { storage, cluster, book, pins, restore, applied, nonce, seed, .. } = parts;
+        let snapshots = Snapshots::new(
+            parts.fs,
+            parts.snap_dir,
+            config.snapshots,
+            parts.kept,
+            parts.captured,
+        );
         let election_tick = config.election_ticks();
         let raft_config = raft::Config {
             id: config.id,
@@ -121,10 +158,19 @@ impl Core {
             ..raft::Config::default()
         };
         let commit_at_start = storage.hard_state().commit;
+        let founding = Founding::needed(config.id, &storage, &book);
         let raw = RawNode::new(&raft_config, storage, logger)
             .map_err(|error| Error::Invariant(format!("raft refuses to start: {error}")))?;
         let mut core = Self {
             id: config.id,
+            cluster,
+            nonce,
+            book_version: 0,
+            pins,
+            heard: BTreeMap::new(),
+            changes: Changes::default(),
+            snapshots,
+            founding,
             last_soft: raw.raft.soft_state(),
             last_hard: raw.raft.hard_state(),
             book,
@@ -139,6 +185,7 @@ impl Core {
             applied,
             commit_at_start,
             ticks: 0,
+            election_ticks: election_tick as u64,
             election: ElectionTimer::new(seed, election_tick),
             max_entry_bytes: config.max_entry_bytes,
             dropped: BTreeMap::new(),
@@ -165,13 +212,22 @@ impl Core {
         &self.book
     }
 
+    /// Grows whenever the book changes.
+    pub(crate) fn book_version(&self) -> u64 {
+        self.book_version
+    }
+
     /// Nobody waits for an answer of this member.
     pub(crate) fn is_idle(&self) -> bool {
         let owed = |commit: &Commit| match commit {
             Commit::Restore(_) | Commit::Snapshot(_) => false,
             Commit::Entries(entries) => entries.items.iter().any(|item| item.waiter.is_some()),
         };
-        self.proposals.is_empty() && self.reads.is_empty() && !self.outgoing.iter().any(owed)
+        self.proposals.is_empty()
+            && self.reads.is_empty()
+            && self.changes.is_empty()
+            && self.snapshots.is_idle()
+            && !self.outgoing.iter().any(owed)
     }
 
     /// There is work that no event will announce: entries to be read from disk for a peer, or
@@ -197,7 +253,14 @@ impl Core {
     /// What ends the node: a disk error, or proof that this member lost acknowledged data.
     pub(crate) fn receive(&mut self, from: u64, frame: Frame, send: Send<'_>) -> Result<(), Error> {
         match frame {
-            Frame::Raft(message) => self.step(message, send),
+            Frame::Raft(message) if message.get_msg_type() == MessageType::MsgSnapshot => {
+                self.count_drop("a snapshot without its file", &message);
+                Ok(())
+            }
+            Frame::Raft(message) => {
+                // Whatever was wrong with it is counted and logged.
+                self.step(message, send).map(|_| ())
+            }
             Frame::Forward { term, key, data } => {
                 if data.len() as u64 > self.max_entry_bytes {
                     self.refuse_forward(from, Attempt { key, term }, VerdictKind::TooLarge, send);
@@ -228,9 +291,14 @@ impl Core {
         self.proposals.refused(attempt, Refusal::NoLeader, self.ticks);
     }
 
-    fn step(&mut self, message: Message, send: Send<'_>) -> Result<(), Error> {
+    /// Steps a message that passes the wall; otherwise says why it does not.
+    fn step(&mut self, message: Message, send: Send<'_>) -> Result<Result<(), String>, Error> {
+        if self.founding.is_some() {
+            return Ok(Err("this founder has not met the others yet".into()));
+        }
         let raft = &self.raw.raft;
         let view = vet::View {
+            id: self.id,
             term: raft.term,
             last_index: raft.raft_log.last_index(),
             leader_id: raft.leader_id,
@@ -239,15 +307,8 @@ impl Core {
         match vet(&message, view) {
             vet::Verdict::Accept => {}
             vet::Verdict::Drop(reason) => {
-                let count = self.dropped.entry(reason).or_default();
-                *count += 1;
-                // The first of each kind is news, the thousandth is a flood.
-                if count.is_power_of_two() {
-                    warn!(self.logger, "dropped a message: {}", reason; "from" => message.from,
-                        "kind" => ?message.get_msg_type(), "term" => message.term,
-                        "dropped" => *count);
-                }
-                return Ok(());
+                self.count_drop(reason, &message);
+                return Ok(Err(reason.into()));
             }
             vet::Verdict::Lost(what) => return Err(Error::LostData(what)),
         }
@@ -263,12 +324,36 @@ impl Core {
             self.handle_ready(send)?;
         }
         let (from, kind) = (message.from, message.get_msg_type());
+        if self.book.members.contains_key(&from) {
+            self.heard.insert(from, self.ticks);
+        }
         if let Err(error) = self.raw.step(message) {
             debug!(self.logger, "raft refused a message"; "from" => from, "kind" => ?kind,
                 "error" => %error);
         }
         self.pin_election_timeout();
-        if decides { self.handle_ready(send) } else { Ok(()) }
+        if decides {
+            self.handle_ready(send)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn count_drop(&mut self, reason: &'static str, message: &Message) {
+        let count = self.dropped.entry(reason).or_default();
+        *count += 1;
+        // The first of each kind is news, the thousandth is a flood.
+        if count.is_power_of_two() {
+            warn!(self.logger, "dropped a message: {}", reason; "from" => message.from,
+                "kind" => ?message.get_msg_type(), "term" => message.term, "dropped" => *count);
+        }
+    }
+
+    /// A peer's head was checked: it is who it says it is.
+    pub(crate) fn met(&mut self, peer: u64, incarnation: u128) {
+        self.pins.insert(peer, incarnation);
+        if let Some(founding) = &mut self.founding {
+            founding.met.insert(peer);
+        }
     }
 
     /// Moves raft's clock by one tick, after everything that came before it was handled.
@@ -279,6 +364,14 @@ impl Core {
     pub(crate) fn tick(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
         self.handle_ready(send)?;
         self.ticks += 1;
+        if let Some(founding) = &self.founding {
+            if !founding.is_over(&self.book, self.ticks, self.election_ticks) {
+                self.expire(now);
+                return Ok(());
+            }
+            info!(self.logger, "met the other founders"; "met" => ?founding.met);
+            self.founding = None;
+        }
         let before = self.raw.raft.election_elapsed;
         self.raw.tick();
         if self.raw.raft.election_elapsed < before && !self.leads() {
@@ -286,11 +379,22 @@ impl Core {
         }
         self.pin_election_timeout();
         if self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
-            self.proposals.expire(now);
-            let leader_known = self.leader_id() != raft::INVALID_ID;
-            self.reads.expire(now, leader_known);
+            self.promote();
         }
+        self.expire(now);
         Ok(())
+    }
+
+    /// Answers, once a heartbeat, what has waited too long.
+    fn expire(&mut self, now: Instant) {
+        if !self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
+            return;
+        }
+        self.proposals.expire(now);
+        let leader_known = self.leader_id() != raft::INVALID_ID;
+        self.reads.expire(now, leader_known);
+        self.changes.expire(now);
+        self.snapshots.expire(now);
     }
 
     /// Gives waiting proposals to the leader, handles what raft has ready and moves the reads.
@@ -303,6 +407,7 @@ impl Core {
             self.raw.on_entries_fetched(context);
         }
         self.dispatch(send);
+        self.dispatch_changes();
         self.advance_reads();
         self.handle_ready(send)?;
         // A Ready may have confirmed reads, or made the rest of them askable.
@@ -311,6 +416,7 @@ impl Core {
             self.handle_ready(send)?;
         }
         self.check_applied();
+        self.take_snapshot();
         Ok(())
     }
 
@@ -438,16 +544,16 @@ impl Core {
             });
             let mut messages = ready.take_messages();
             if !votes {
-                Self::send_all(std::mem::take(&mut messages), send);
-            }
-            if !ready.snapshot().is_empty() {
-                return Err(Error::Invariant("N4: raft restores a snapshot nobody sent".into()));
+                self.send_all(std::mem::take(&mut messages), send);
             }
             let entries = ready.take_entries();
-            let must_sync = ready.must_sync();
-            self.raw.mut_store().save(entries, ready.hs(), must_sync)?;
-            Self::send_all(messages, send);
-            Self::send_all(ready.take_persisted_messages(), send);
+            if ready.snapshot().is_empty() {
+                self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
+            } else {
+                self.install(ready.snapshot(), entries, ready.hs())?;
+            }
+            self.send_all(messages, send);
+            self.send_all(ready.take_persisted_messages(), send);
 
             if let Some(soft) = ready.ss() {
                 self.role_changed(soft);
@@ -463,7 +569,7 @@ impl Core {
                 self.raw.mut_store().note_commit(commit);
                 self.last_hard.set_commit(commit);
             }
-            Self::send_all(light.take_messages(), send);
+            self.send_all(light.take_messages(), send);
             if let Some(fault) = self.raw.mut_store().take_fault() {
                 return Err(fault);
             }
@@ -484,9 +590,13 @@ impl Core {
         Ok(())
     }
 
-    fn send_all(messages: Vec<Message>, send: Send<'_>) {
+    fn send_all(&mut self, messages: Vec<Message>, send: Send<'_>) {
         for message in messages {
-            send(message.to, Frame::Raft(message));
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.send_snapshot(message);
+            } else {
+                send(message.to, Frame::Raft(message));
+            }
         }
     }
 
@@ -529,16 +639,18 @@ impl Core {
                     self.published_term, entry.term, entry.index
                 )));
             }
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                return Err(Error::Invariant(format!(
-                    "entry {} changes the membership, which this version cannot apply; run a \
-                     newer one",
-                    entry.index
-                )));
-            }
             self.proposals.supersede(entry.term, self.ticks);
+            self.changes.supersede(entry.term, self.ticks);
             let (index, term) = (entry.index, entry.term);
             let bytes = weight(&entry);
+            self.snapshots.published(bytes);
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.push_outgoing(index, term, None, bytes);
+                (self.published, self.published_term) = (index, term);
+                self.publish_change(&entry);
+                self.acknowledge_published();
+                continue;
+            }
             let item = Key::decode(&entry.context).map(|key| {
                 let waiter = self.proposals.land(key);
                 CommittedEntry { index, term, data: entry.data, waiter }
@@ -616,6 +728,8 @@ impl Core {
     /// that nobody could confirm.
     pub(crate) fn refuse_parked(&mut self) {
         self.proposals.refuse_parked();
+        self.changes.refuse_waiting();
+        self.snapshots.refuse(Refusal::ShuttingDown);
         if self.leader_id() == raft::INVALID_ID {
             self.reads.refuse_unconfirmed();
         }
@@ -672,11 +786,19 @@ impl Core {
             status.first_index = log.first_index();
             status.snapshot_index = self.raw.store().snapshot_index();
             status.ready = raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start;
+            status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
+            status.taking_snapshot = self.snapshots.is_taking();
+            if status.book_version != self.book_version {
+                status.book_version = self.book_version;
+                status.book.clone_from(&self.book);
+            }
             if refresh {
                 status.matched.clear();
+                status.live.clear();
                 if raft.state == StateRole::Leader {
                     let matched = raft.prs().iter().map(|(id, progress)| (*id, progress.matched));
                     status.matched.extend(matched);
+                    status.live = self.live();
                 }
             }
         });
@@ -687,6 +809,30 @@ impl Core {
     fn pin_election_timeout(&mut self) {
         let timeout = self.election.timeout(self.raw.raft.term, self.raw.raft.state);
         self.raw.raft.set_randomized_election_timeout(timeout);
+    }
+}
+
+/// A founder with a fresh data directory cannot know whether it is one for the first time, or has
+/// lost what it acknowledged. Until the other founders have had their say it does nothing that
+/// counts: it neither votes, nor acknowledges, nor campaigns. One that was here before is refused
+/// by those who knew it.
+struct Founding {
+    met: BTreeSet<u64>,
+}
+
+impl Founding {
+    fn needed(id: u64, storage: &Storage, book: &Book) -> Option<Self> {
+        let hard = storage.hard_state();
+        let is_fresh = storage.wal().last_index() == 1 && (hard.term, hard.vote) == (1, 0);
+        let alone = book.voters().eq([id]);
+        (is_fresh && !alone && book.voters().any(|voter| voter == id))
+            .then(|| Self { met: BTreeSet::from([id]) })
+    }
+
+    fn is_over(&self, book: &Book, ticks: u64, election_ticks: u64) -> bool {
+        let (founders, met) =
+            (book.voters().count(), book.voters().filter(|id| self.met.contains(id)).count());
+        met == founders || (met > founders / 2 && ticks >= 2 * election_ticks)
     }
 }
 

@@ -6,17 +6,22 @@
 //!
 //! ```text
 //!  requests ─┐
-//!  inbox ────┤ next_event ──► Core ──► Transport::send
-//!  applied ──┤                  │
-//!  room ─────┘                  └────► commit channel
+//!  inbox ────┤ next_event ──► Core ──► Transport
+//!  done ─────┤                  ├────► commit channel
+//!  applied ──┤                  └────► Workers
+//!  room ─────┘
 //! ```
 
 mod core;
+mod join;
 mod proposals;
 mod reads;
 #[cfg(test)]
 mod scripts;
+mod sinks;
+mod workers;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,15 +31,18 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
 use slog::{Logger, error, info, warn};
-use wal::fs::{DiskFs, Fs};
+use wal::fs::{DiskFs, Fs, MemFs};
 
-use self::core::{Core, Parts};
-use crate::channel::{AppliedCell, Limits, Request, Restore};
-use crate::directory::{Directory, Recovered};
-use crate::identity;
-use crate::membership::Member;
+use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
+use self::sinks::Sinks;
+use self::workers::Workers;
+use crate::channel::{self, AppliedCell, Limits, Request, Restore};
+use crate::directory::{self, Directory, Recovered};
+use crate::identity::{self, Identity};
+use crate::membership::{Book, Call, Wish};
+use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
-use crate::transport::{Frame, Inbound, Settings, Transport};
+use crate::transport::{Frame, Gate, Inbound, Settings, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
 
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
@@ -45,6 +53,9 @@ const BATCH_BYTES: u64 = 4 << 20;
 
 /// Items on the commit channel; the bytes wait in the core, which has the bound.
 const COMMIT_PLACES: usize = 4;
+
+/// How long another member's call may wait here, whatever it says.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a member without a leader says whom it cannot reach.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
@@ -100,28 +111,48 @@ impl Node {
 
     fn begin(
         config: Config,
-        listener: Option<TcpListener>,
+        mut listener: Option<TcpListener>,
         logger: &Logger,
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
         config.validate().map_err(Error::Config)?;
         let logger = logger.clone();
-        let fs: Arc<dyn Fs> = Arc::new(DiskFs);
-        let directory = Directory::inspect(fs, &config)?;
-        let listener = listener.map_or_else(|| bind(&config), Ok)?;
+        let fs: Arc<dyn Fs> =
+            if config.in_memory { Arc::new(MemFs::volatile()) } else { Arc::new(DiskFs) };
+        let directory = Directory::inspect(Arc::clone(&fs), &config)?;
+        let is_empty = directory.is_empty();
+        let own = config.founders.iter().find(|founder| founder.id == config.id);
+        let mut own_url = own.map(|founder| founder.url.clone()).unwrap_or_default();
+        let bind = |url: &str, listener: Option<TcpListener>| match listener {
+            Some(listener) => Ok(listener),
+            None => bind(&config, url),
+        };
+        // A directory that is empty is filled only once the address is bound.
+        let early = if is_empty { Some(bind(&own_url, listener.take())?) } else { None };
+        let mut register =
+            |identity: &Identity| join::register(&config, identity, stop, &logger);
+        let recovered = directory.open(&config, &mut register, stop, &logger);
+        let Recovered { identity, storage, header, latest, snapshot, kept, lock } =
+            recovered.map_err(|error| with_commands(error, &config))?;
+        if let Some(member) = latest.members.get(&config.id) {
+            own_url.clone_from(&member.url);
+        }
+        let listener = match early {
+            Some(listener) => listener,
+            None => bind(&own_url, listener)?,
+        };
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
         let peer_address = listener.local_addr().map_err(unknown)?;
         let listening = |source| Error::Listen { address: peer_address.to_string(), source };
-        let Recovered { identity, storage, header, lock } =
-            directory.open(&config, stop, &logger)?;
 
-        let book = header.book;
-        let own_url = book.members.get(&config.id).map(|member| member.url.clone());
+        let snap_dir = directory::snap_dir(&config);
+        let gate = Gate::open(Arc::clone(&fs), &directory::path(&config), identity)?;
+        let gate = Arc::new(gate);
         let settings = Settings {
             id: config.id,
             cluster: identity.cluster,
             incarnation: identity.incarnation,
-            peer_url: own_url.unwrap_or_default(),
+            peer_url: own_url,
             client_url: config.client_url.clone(),
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
@@ -131,14 +162,21 @@ impl Node {
                 * config.max_entry_bytes.max(1 << 20),
             max_entry_bytes: config.max_entry_bytes,
         };
-        let peers: Vec<(u64, String)> = (book.members.iter())
-            .filter(|(id, _)| **id != config.id)
-            .map(|(id, Member { url, .. })| (*id, url.clone()))
-            .collect();
         let (inbox_tx, inbox) = crossbeam_channel::unbounded();
-        let transport = Transport::start(settings, listener, &peers, inbox_tx, logger.clone())
-            .map_err(listening)?;
+        let sinks = Sinks::new(Arc::clone(&fs), snap_dir.clone(), identity.cluster);
+        let transport = Transport::start(
+            settings,
+            listener,
+            &peers(&latest, config.id),
+            Arc::clone(&gate),
+            Arc::new(sinks),
+            inbox_tx,
+            logger.clone(),
+        )
+        .map_err(listening)?;
+        introduce(&latest, &config, &gate, &transport);
 
+        let book = header.book;
         let status = Status {
             id: config.id,
             cluster_id: identity.cluster,
@@ -164,12 +202,22 @@ impl Node {
             index: header.index,
             term: header.term,
             commit_index: storage.hard_state().commit,
-            state: Box::new(std::io::empty()),
+            state: snapshot,
         };
+        let (captured_tx, captured) = crossbeam_channel::bounded(1);
+        let (done_tx, done) = crossbeam_channel::unbounded();
+        let workers = Workers::start(Arc::clone(&fs), snap_dir.clone(), captured, done_tx)
+            .map_err(listening)?;
         let parts = Parts {
+            fs: Arc::clone(&fs),
+            snap_dir,
+            kept,
             storage,
+            cluster: identity.cluster,
             book,
+            pins: gate.pins(),
             restore,
+            captured: captured_tx,
             applied: cell,
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
@@ -177,18 +225,21 @@ impl Node {
         let core = Core::new(&config, parts, &logger)?;
         let event_loop = Loop {
             core,
+            next_tick: Instant::now() + config.tick(),
+            config,
+            fs,
             transport,
+            gate,
+            workers,
+            done,
+            book_version: 0,
             shared,
             requests,
             inbox,
             wake,
             _wake_tx: wake_tx,
             commits: commits_tx,
-            tick: config.tick(),
-            next_tick: Instant::now() + config.tick(),
             stopping: None,
-            shutdown_timeout: config.shutdown_timeout,
-            election_timeout: config.election_timeout,
             leaderless_since: Instant::now(),
             logger: logger.clone(),
         };
@@ -223,14 +274,12 @@ impl Node {
 }
 
 /// Listens on the configured address, or on the host and port of this member's own URL.
-fn bind(config: &Config) -> Result<TcpListener, Error> {
+fn bind(config: &Config, own_url: &str) -> Result<TcpListener, Error> {
     if let Some(address) = config.peer_listen {
         let failed = |source| Error::Listen { address: address.to_string(), source };
         return TcpListener::bind(address).map_err(failed);
     }
-    let own = config.founders.iter().find(|founder| founder.id == config.id);
-    let url = own.map_or("", |founder| &founder.url);
-    let address = url.trim_start_matches("http://").to_owned();
+    let address = own_url.trim_start_matches("http://").to_owned();
     TcpListener::bind(&*address).map_err(|source| Error::Listen { address, source })
 }
 
@@ -239,8 +288,88 @@ fn panic_text(panic: &(dyn std::any::Any + std::marker::Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
+/// Adds to the last words of a member that lost its data what to do about it.
+fn replacement<'a>(
+    error: Error,
+    id: u64,
+    members: impl Iterator<Item = (u64, &'a str)>,
+    client_urls: &BTreeMap<u64, String>,
+) -> Error {
+    let Error::LostData(what) = error else { return error };
+    let others: Vec<String> = members
+        .filter(|(member, _)| *member != id)
+        .map(|(member, url)| format!("{member}={url}"))
+        .collect();
+    let mut urls = client_urls.iter().filter(|(member, url)| **member != id && !url.is_empty());
+    let any = urls.next().map_or("http://CLIENT-URL-OF-A-MEMBER", |(_, url)| url);
+    Error::LostData(format!(
+        "{what}\nReplace it with these two commands, under an id that was never used:\n  \
+         curl -X DELETE {any}/_members/{id}\n  \
+         raftexample --join --id NEW --cluster NEW=http://HOST:PORT,{}",
+        others.join(",")
+    ))
+}
+
+fn with_commands(error: Error, config: &Config) -> Error {
+    let members = config.founders.iter().map(|founder| (founder.id, &*founder.url));
+    replacement(error, config.id, members, &BTreeMap::new())
+}
+
+/// Reads a membership change that another member, or one that wants to be one, asks for.
+fn called(
+    from: u64,
+    body: &[u8],
+    joining: Option<u128>,
+    now: Instant,
+    answer: Answer,
+) -> Result<ChangeRequest, String> {
+    let Call { wish, options, patience_ms } = Call::decode(body)?;
+    if let Some(head) = joining
+        && !matches!(wish, Wish::Join { id, incarnation, .. } if (id, incarnation) == (from, head))
+    {
+        return Err("asks for another member than its sender".into());
+    }
+    let patience = Duration::from_millis(patience_ms.into()).min(MAX_PATIENCE);
+    // A joining member asks whomever it finds: the leader may be one hop further.
+    let is_called = joining.is_none();
+    Ok(ChangeRequest { wish, options, deadline: now + patience, is_called, answer })
+}
+
+impl From<channel::ChangeRequest> for ChangeRequest {
+    fn from(request: channel::ChangeRequest) -> Self {
+        let channel::ChangeRequest { change, options, deadline, reply, permit } = request;
+        Self {
+            wish: Wish::Change(change),
+            options,
+            deadline,
+            is_called: false,
+            answer: Box::new(move |changed| {
+                // Whoever asked may have given up waiting.
+                reply.send(changed).ok();
+                drop(permit);
+            }),
+        }
+    }
+}
+
+/// Tells the transport whom it is to know.
+fn introduce(book: &Book, config: &Config, gate: &Gate, transport: &Transport) {
+    let incarnations =
+        book.members.iter().filter_map(|(id, m)| Some((*id, m.incarnation?))).collect();
+    gate.set_book(incarnations, book.removed.clone());
+    transport.set_peers(&peers(book, config.id));
+}
+
+/// Whom this member is to dial.
+fn peers(book: &Book, id: u64) -> Vec<(u64, String)> {
+    let others = book.members.iter().filter(|(other, _)| **other != id);
+    others.map(|(other, member)| (*other, member.url.clone())).collect()
+}
+
 /// Why the loop takes no new work, and until when it waits for the old.
 struct Stopping {
+    /// Why, if it was not told to.
+    why: Option<Error>,
     deadline: Instant,
     /// Whether this member led and asked another to take over, and until when it waits for that.
     handing_over: Option<Instant>,
@@ -248,7 +377,14 @@ struct Stopping {
 
 struct Loop {
     core: Core,
+    config: Config,
+    fs: Arc<dyn Fs>,
     transport: Transport,
+    gate: Arc<Gate>,
+    workers: Workers,
+    done: Receiver<Done>,
+    /// The version of the book that the transport knows.
+    book_version: u64,
     shared: Arc<Shared>,
     requests: Receiver<Request>,
     inbox: Receiver<Inbound>,
@@ -256,11 +392,8 @@ struct Loop {
     /// Keeps the wake-up channel open when the consumer has dropped its end.
     _wake_tx: Sender<()>,
     commits: Sender<Commit>,
-    tick: Duration,
     next_tick: Instant,
     stopping: Option<Stopping>,
-    shutdown_timeout: Duration,
-    election_timeout: Duration,
     leaderless_since: Instant,
     logger: Logger,
 }
@@ -276,11 +409,22 @@ impl Loop {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.turns()))
             .unwrap_or_else(|panic| Err(Error::Invariant(panic_text(&*panic))));
         self.shared.request_shutdown();
+        let result = match result {
+            Err(error @ Error::LostData(_)) => {
+                let Status { book, client_urls, .. } = self.shared.status();
+                let members = book.members.iter().map(|(id, member)| (*id, &*member.url));
+                Err(replacement(error, self.config.id, members, &client_urls))
+            }
+            Err(Error::Removed(why)) => Err(self.buried(why)),
+            other => other,
+        };
         match &result {
             Ok(()) => info!(self.logger, "stopped"),
+            Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
             Err(error) => error!(self.logger, "stopped"; "error" => %error),
         }
         self.transport.shutdown();
+        self.workers.stop();
         result
     }
 
@@ -288,8 +432,18 @@ impl Loop {
         loop {
             let now = self.next_event();
             if let Turn::Last = self.turn(now)? {
-                return self.core.close();
+                self.core.close()?;
+                let why = self.stopping.take().and_then(|stopping| stopping.why);
+                return why.map_or(Ok(()), Err);
             }
+        }
+    }
+
+    /// This member's work is done, also at its next start.
+    fn buried(&self, why: String) -> Error {
+        match directory::bury(&*self.fs, &self.config, &why) {
+            Ok(()) => Error::Removed(why),
+            Err(error) => error,
         }
     }
 
@@ -304,6 +458,7 @@ impl Loop {
             select.recv(&self.requests);
         }
         select.recv(&self.wake);
+        select.recv(&self.done);
         if self.core.has_commits() {
             select.send(&self.commits);
         }
@@ -313,34 +468,11 @@ impl Loop {
     }
 
     fn turn(&mut self, now: Instant) -> Result<Turn, Error> {
+        self.wake.try_recv().ok();
+        let mut bytes = self.take_inbox(now)?;
+        let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
-        self.wake.try_recv().ok();
-        let mut bytes = 0;
-        for inbound in self.inbox.try_iter().take(BATCH) {
-            match inbound {
-                Inbound::Frame { from, frame, permit } => {
-                    bytes += permit.bytes();
-                    core.receive(from, frame, send)?;
-                    drop(permit);
-                }
-                Inbound::Unreachable { peer } => core.unreachable(peer),
-                Inbound::Unsent { attempt } => core.unsent(attempt),
-                Inbound::ClientUrl { peer, url } => {
-                    self.shared.update(|status| {
-                        status.client_urls.insert(peer, url);
-                    });
-                }
-                Inbound::Refused { peer, status, message } => {
-                    warn!(self.logger, "refused by a peer"; "peer" => peer, "status" => status,
-                        "why" => message);
-                }
-            }
-            if bytes >= BATCH_BYTES {
-                break;
-            }
-        }
-        let mut shutdown = self.shared.shutdown_requested();
         for _ in 0..BATCH {
             if bytes >= BATCH_BYTES {
                 break;
@@ -351,7 +483,8 @@ impl Loop {
                     core.propose(proposal);
                 }
                 Ok(Request::Read(request)) => core.read(request),
-                Ok(Request::Change(_) | Request::Snapshot(_)) => {}
+                Ok(Request::Change(request)) => core.change(request.into()),
+                Ok(Request::Snapshot(wish)) => core.wish_snapshot(wish),
                 Ok(Request::Shutdown) | Err(TryRecvError::Disconnected) => {
                     shutdown = true;
                     break;
@@ -359,19 +492,116 @@ impl Loop {
                 Err(TryRecvError::Empty) => break,
             }
         }
+        for done in self.done.try_iter() {
+            core.done(done)?;
+        }
         if now >= self.next_tick {
             core.tick(now, send)?;
             // Ticks that were missed are not made up for: a loop that was late is not to hurry
             // into an election.
-            self.next_tick = (self.next_tick + self.tick).max(now + self.tick / 2);
+            let tick = self.config.tick();
+            self.next_tick = (self.next_tick + tick).max(now + tick / 2);
         }
         core.finish_turn(send)?;
         self.flush_commits()?;
+        self.hand_out(now)?;
         self.core.show(&self.shared);
         self.complain(now);
-        let turn = if shutdown { self.stop(now) } else { Turn::Next };
+        let removed = self.core.book().removed.contains(&self.config.id).then(|| {
+            Error::Removed(format!("member {} was removed from the cluster", self.config.id))
+        });
+        let turn = if shutdown || removed.is_some() { self.stop(now, removed) } else { Turn::Next };
         self.shared.turn_ended(now);
         Ok(turn)
+    }
+
+    /// Takes what peers sent and what became of what was sent to them; gives its bytes.
+    fn take_inbox(&mut self, now: Instant) -> Result<u64, Error> {
+        let Self { core, transport, shared, logger, .. } = self;
+        let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
+        let mut bytes = 0;
+        for inbound in self.inbox.try_iter().take(BATCH) {
+            match inbound {
+                Inbound::Frame { from, frame, permit } => {
+                    bytes += permit.bytes();
+                    core.receive(from, frame, send)?;
+                    drop(permit);
+                }
+                Inbound::Unreachable { peer } => core.unreachable(peer),
+                Inbound::Unsent { attempt } => core.unsent(attempt),
+                Inbound::Met { peer, incarnation, client_url, .. } => {
+                    core.met(peer, incarnation);
+                    shared.update(|status| {
+                        status.client_urls.insert(peer, client_url);
+                    });
+                }
+                Inbound::Refused { peer, status, message } => match status {
+                    410 => return Err(Error::Removed(message)),
+                    403 => return Err(Error::LostData(message)),
+                    _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
+                        "why" => message),
+                },
+                Inbound::Snapshot { message, received, reply, .. } => {
+                    let result = core.receive_snapshot(message, received, send)?;
+                    // The sender may have gone: raft has the snapshot all the same.
+                    reply.send(result).ok();
+                }
+                Inbound::SnapshotReport { to, result } => core.snapshot_reported(to, &result)?,
+                Inbound::Call { from, body, joining, reply } => {
+                    let answer: Answer = Box::new(move |changed| {
+                        reply.answer(changed.encode().into());
+                    });
+                    match called(from, &body, joining, now, answer) {
+                        Ok(request) => core.change(request),
+                        Err(what) => warn!(logger, "a call that {}", what; "from" => from),
+                    }
+                }
+                Inbound::Answered { tag, result } => core.answered(tag, result),
+                Inbound::Probed { tag, result } => core.probed(tag, result),
+            }
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Gives what the core wants done to those who do it.
+    fn hand_out(&mut self, now: Instant) -> Result<(), Error> {
+        for task in self.core.take_tasks() {
+            self.workers.submit(task);
+        }
+        for Sending { message, path } in self.core.take_sendings() {
+            let to = message.to;
+            match Outgoing::open(&*self.fs, &path) {
+                Ok(file) => self.transport.send_snapshot(to, message, Box::new(file)),
+                Err(error) => {
+                    let why = format!("cannot open {}: {error}", path.display());
+                    self.core.snapshot_reported(to, &Err(why))?;
+                }
+            }
+        }
+        for ask in self.core.take_asks() {
+            match ask {
+                Ask::Call { to, tag, wish, options, deadline } => {
+                    let patience = deadline.saturating_duration_since(now).as_millis();
+                    let patience_ms = u32::try_from(patience).unwrap_or(u32::MAX);
+                    let call = Call { wish, options, patience_ms }.encode();
+                    self.transport.call(to, tag, call.into(), deadline);
+                }
+                Ask::Probe { url, tag } => self.transport.probe(&url, tag),
+            }
+        }
+        if self.book_version != self.core.book_version() {
+            self.book_version = self.core.book_version();
+            introduce(self.core.book(), &self.config, &self.gate, &self.transport);
+        }
+        let (sending, receiving) = self.transport.transfers();
+        self.shared.update(|status| {
+            status.sending = sending;
+            status.receiving = receiving;
+        });
+        Ok(())
     }
 
     /// Gives the consumer what it has room for.
@@ -413,13 +643,14 @@ impl Loop {
     }
 
     /// Takes no new work, hands leadership over, and goes on until nobody waits.
-    fn stop(&mut self, now: Instant) -> Turn {
+    fn stop(&mut self, now: Instant, why: Option<Error>) -> Turn {
         let stopping = self.stopping.get_or_insert_with(|| {
             let handed_to = self.core.hand_over();
             info!(self.logger, "stopping"; "handing_over_to" => handed_to);
             Stopping {
-                deadline: now + self.shutdown_timeout,
-                handing_over: handed_to.map(|_| now + self.election_timeout),
+                why,
+                deadline: now + self.config.shutdown_timeout,
+                handing_over: handed_to.map(|_| now + self.config.election_timeout),
             }
         });
         self.core.refuse_parked();

@@ -172,6 +172,14 @@ impl Proposals {
         }
     }
 
+    /// A snapshot replaced the part of the log that may hold what is in flight.
+    pub(super) fn restored(&mut self) {
+        self.terms.clear();
+        for (_, flight) in self.flying.drain() {
+            flight.proposal.waiter.answer(Outcome::Unknown(Unknown::Restored));
+        }
+    }
+
     /// The node takes no new work: what was never given to a leader is refused.
     pub(super) fn refuse_parked(&mut self) {
         for parked in self.parked.drain(..).chain(self.cooling.drain(..)) {

@@ -1,0 +1,563 @@
+//! Snapshots between the consumer, the disk, the log and the peers.
+//!
+//! ```text
+//!  due ──► Commit::Snapshot ──► consumer ──► writer thread ──► file, synced, under a temporary name
+//!                                                                 │
+//!  purge ◄── release the log ◄── marker + hard state synced ◄── final name, directory synced
+//! ```
+//!
+//! A received snapshot comes in at the final name. The order is the whole point: after a crash
+//! between any two steps either the log does not know the file, and it is removed, or the file is
+//! there and whole, and everything after it is in the log (N5).
+//!
+//! Invariants:
+//! - B1 One snapshot is taken at a time.
+//! - B2 Final names are given here and nowhere else, so that names, markers and memory agree.
+//! - B3 A file that is on its way to a peer is not purged, nor the log after it.
+//! - B4 raft hears exactly once what became of a snapshot that it sent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{Message, MessageType, Snapshot};
+use raft::{SnapshotStatus, StateRole};
+use slog::{error, info, warn};
+use wal::fs::Fs;
+
+use super::{Core, Send};
+use crate::channel::{
+    Captured, Commit, Outcome, Refusal, Restore, SnapshotRequest, SnapshotTaken, SnapshotWish,
+    Unknown,
+};
+use crate::config::SnapshotPolicy;
+use crate::snapshot::{self, Header, Received, WriteError, Written};
+use crate::transport::Frame;
+use crate::Error;
+
+/// Ticks between a snapshot that failed and the next try.
+const RETRY_TICKS: u64 = 1000;
+
+/// A snapshot file that the log vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+/// Work for another thread: what may take long and is awaited by nobody.
+pub(crate) enum Task {
+    /// Remove a file that nothing refers to any more.
+    Remove(PathBuf),
+    /// Delete segments that the log has forgotten.
+    Delete(wal::Doomed),
+    /// Make room for the next segment.
+    Prepare(wal::Preparation),
+}
+
+/// What another thread has done.
+pub(crate) enum Done {
+    /// The consumer's state is in a file, or not.
+    Taken { index: u64, result: Result<Written, NotTaken>, took: Duration },
+    /// [`Task::Remove`].
+    Removed(PathBuf, std::io::Result<()>),
+    /// [`Task::Delete`].
+    Deleted(wal::Result<wal::Released>),
+    /// [`Task::Prepare`].
+    Prepared(wal::Result<wal::Prepared>),
+}
+
+/// Why there is no snapshot.
+pub(crate) enum NotTaken {
+    Declined,
+    Failed(WriteError),
+}
+
+/// Writes a captured state to its temporary file. Blocks for as long as that takes.
+pub(crate) fn write_captured(fs: &dyn Fs, directory: &Path, captured: Captured) -> Done {
+    let Captured { header, write } = captured;
+    let (index, started) = (header.index, Instant::now());
+    let result = match write {
+        None => Err(NotTaken::Declined),
+        Some(write) => {
+            let path = directory.join(format!("{}.tmp", header.file_name()));
+            snapshot::write(fs, &path, &header, write).map_err(NotTaken::Failed)
+        }
+    };
+    Done::Taken { index, result, took: started.elapsed() }
+}
+
+impl Task {
+    /// Blocks for as long as it takes.
+    pub(crate) fn run(self, fs: &dyn Fs) -> Done {
+        match self {
+            Task::Remove(path) => {
+                let result = fs.remove_file(&path);
+                Done::Removed(path, result)
+            }
+            Task::Delete(doomed) => Done::Deleted(doomed.delete()),
+            Task::Prepare(preparation) => Done::Prepared(preparation.run()),
+        }
+    }
+}
+
+/// A snapshot for a peer, as raft asked for it.
+pub(crate) struct Sending {
+    pub(crate) message: Message,
+    pub(crate) path: PathBuf,
+}
+
+pub(super) struct Snapshots {
+    fs: Arc<dyn Fs>,
+    directory: PathBuf,
+    policy: SnapshotPolicy,
+    /// What the log vouches for, oldest first. Empty on a member that is only joining.
+    kept: Vec<Kept>,
+    taking: Option<Taking>,
+    not_before: u64,
+    /// The weight of everything published since the start, and at the newest snapshot.
+    published_bytes: u64,
+    bytes_at_newest: u64,
+    wishes: Vec<Wished>,
+    /// raft wants to send one, and the newest does not do.
+    is_wanted: bool,
+    /// The index of the snapshot on its way to each peer.
+    sending: BTreeMap<u64, u64>,
+    to_send: Vec<Sending>,
+    /// The file that belongs to the snapshot in raft's hands.
+    received: Option<Received>,
+    is_deleting: bool,
+    tasks: Vec<Task>,
+    captured: crossbeam_channel::Sender<Captured>,
+}
+
+struct Taking {
+    index: u64,
+    published_bytes: u64,
+}
+
+struct Wished {
+    /// What was published when it was asked for.
+    index: u64,
+    wish: SnapshotWish,
+}
+
+impl Snapshots {
+    pub(super) fn new(
+        fs: Arc<dyn Fs>,
+        directory: PathBuf,
+        policy: SnapshotPolicy,
+        kept: Vec<Kept>,
+        captured: crossbeam_channel::Sender<Captured>,
+    ) -> Self {
+        Self {
+            fs,
+            directory,
+            policy,
+            kept,
+            taking: None,
+            not_before: 0,
+            published_bytes: 0,
+            bytes_at_newest: 0,
+            wishes: Vec::new(),
+            is_wanted: false,
+            sending: BTreeMap::new(),
+            to_send: Vec::new(),
+            received: None,
+            is_deleting: false,
+            tasks: Vec::new(),
+            captured,
+        }
+    }
+
+    /// Nobody waits for a snapshot.
+    pub(super) fn is_idle(&self) -> bool {
+        self.wishes.is_empty()
+    }
+
+    pub(super) fn published(&mut self, bytes: u64) {
+        self.published_bytes += bytes;
+    }
+
+    pub(super) fn newest(&self) -> Option<&Kept> {
+        self.kept.last()
+    }
+
+    pub(super) fn is_taking(&self) -> bool {
+        self.taking.is_some()
+    }
+
+    /// Answers everything whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for wished in std::mem::take(&mut self.wishes) {
+            if wished.wish.deadline <= now {
+                wished.answer(SnapshotTaken::Refused(Refusal::Unavailable));
+            } else {
+                self.wishes.push(wished);
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        for wished in self.wishes.drain(..) {
+            wished.answer(SnapshotTaken::Refused(refusal));
+        }
+    }
+
+    /// Answers the wishes that the newest snapshot fulfils.
+    fn fulfil(&mut self) {
+        let Some((index, term)) = self.newest().map(|newest| (newest.index, newest.term)) else {
+            return;
+        };
+        for wished in std::mem::take(&mut self.wishes) {
+            if wished.index <= index {
+                wished.answer(SnapshotTaken::Taken { index, term });
+            } else {
+                self.wishes.push(wished);
+            }
+        }
+    }
+
+    fn is_due(&self, published: u64) -> bool {
+        let SnapshotPolicy { entries, bytes, proportional, .. } = self.policy;
+        let (index, size) = self.newest().map_or((0, 0), |newest| (newest.index, newest.bytes));
+        let log_bytes = self.published_bytes - self.bytes_at_newest;
+        let many = entries > 0 && published - index > entries;
+        let large = bytes > 0 && log_bytes > bytes;
+        (many || large) && (!proportional || log_bytes >= size / 2)
+    }
+
+    /// The snapshot at `path` is the newest that the log vouches for; those that are too many go.
+    fn keep(&mut self, kept: Kept) {
+        self.kept.retain(|old| old.path != kept.path);
+        self.kept.push(kept);
+        self.purge();
+    }
+
+    fn purge(&mut self) {
+        let keep = usize::try_from(self.policy.keep).unwrap_or(usize::MAX).max(1);
+        let mut excess = self.kept.len().saturating_sub(keep);
+        let (sending, tasks) = (&self.sending, &mut self.tasks);
+        self.kept.retain(|kept| {
+            let doomed = excess > 0 && !sending.values().any(|index| *index == kept.index);
+            if doomed {
+                excess -= 1;
+                tasks.push(Task::Remove(kept.path.clone()));
+            }
+            !doomed
+        });
+    }
+
+    /// Gives a durable file its final name, and makes that durable (B2).
+    fn name(&self, from: &Path, header: &Header) -> Result<PathBuf, Error> {
+        let path = self.directory.join(header.file_name());
+        let failed = |operation: &str, path: &Path, error: std::io::Error| {
+            Error::Disk(format!("cannot {operation} {}: {error}", path.display()))
+        };
+        self.fs.rename(from, &path).map_err(|e| failed("name", &path, e))?;
+        self.fs.sync_dir(&self.directory).map_err(|e| failed("sync", &self.directory, e))?;
+        Ok(path)
+    }
+}
+
+impl Wished {
+    fn answer(self, taken: SnapshotTaken) {
+        // Whoever asked may have given up waiting.
+        self.wish.reply.send(taken).ok();
+    }
+}
+
+impl Core {
+    /// Takes a wish for a snapshot in; [`finish_turn`](Core::finish_turn) fulfils it.
+    pub(crate) fn wish_snapshot(&mut self, wish: SnapshotWish) {
+        self.snapshots.wishes.push(Wished { index: self.published, wish });
+    }
+
+    /// Work for other threads.
+    pub(crate) fn take_tasks(&mut self) -> Vec<Task> {
+        if let Some(preparation) = self.raw.mut_store().wal_mut().wants_segment() {
+            self.snapshots.tasks.push(Task::Prepare(preparation));
+        }
+        std::mem::take(&mut self.snapshots.tasks)
+    }
+
+    /// Snapshots that raft wants to be sent.
+    pub(crate) fn take_sendings(&mut self) -> Vec<Sending> {
+        std::mem::take(&mut self.snapshots.to_send)
+    }
+
+    /// What another thread has done.
+    ///
+    /// # Errors
+    ///
+    /// A disk that fails where nothing can be lost by going on is an error all the same, unless it
+    /// is only full.
+    pub(crate) fn done(&mut self, done: Done) -> Result<(), Error> {
+        match done {
+            Done::Taken { index, result, took } => self.taken(index, result, took)?,
+            Done::Removed(path, Err(error)) => {
+                warn!(self.logger, "cannot remove a file that is not needed any more";
+                    "path" => %path.display(), "error" => %error);
+            }
+            Done::Deleted(result) => {
+                self.snapshots.is_deleting = false;
+                let released = result.map_err(|error| Error::Disk(error.to_string()))?;
+                info!(self.logger, "deleted old segments"; "segments" => released.n_segments,
+                    "bytes" => released.bytes);
+                self.release()?;
+            }
+            Done::Prepared(Ok(prepared)) => self.raw.mut_store().wal_mut().supply(prepared),
+            Done::Prepared(Err(error)) => {
+                // The log makes its next segment itself, and fails itself if it cannot.
+                warn!(self.logger, "cannot prepare a segment"; "error" => %error);
+            }
+            Done::Removed(_, Ok(())) => {}
+        }
+        Ok(())
+    }
+
+    /// Asks the consumer for its state when a snapshot is due or wanted.
+    pub(super) fn take_snapshot(&mut self) {
+        let wanted = self.raw.mut_store().take_snapshot_wish();
+        let snapshots = &mut self.snapshots;
+        snapshots.is_wanted |= wanted;
+        snapshots.fulfil();
+        if snapshots.is_taking() || self.ticks < snapshots.not_before {
+            return;
+        }
+        let newest = snapshots.newest().map_or(0, |newest| newest.index);
+        let asked = snapshots.is_wanted || !snapshots.wishes.is_empty();
+        if self.published <= newest || !(asked || snapshots.is_due(self.published)) {
+            return;
+        }
+        snapshots.is_wanted = false;
+        let (index, published_bytes) = (self.published, snapshots.published_bytes);
+        snapshots.taking = Some(Taking { index, published_bytes });
+        let header = Header {
+            cluster: self.cluster,
+            index,
+            term: self.published_term,
+            conf_state: self.raw.raft.prs().conf().to_conf_state(),
+            book: self.book.clone(),
+        };
+        let request = SnapshotRequest::new(header, snapshots.captured.clone());
+        self.outgoing.push_back(Commit::Snapshot(request));
+    }
+
+    /// The consumer's state is in a temporary file, or there is none.
+    fn taken(
+        &mut self,
+        index: u64,
+        result: Result<Written, NotTaken>,
+        took: Duration,
+    ) -> Result<(), Error> {
+        let taking = self.snapshots.taking.take();
+        let taking = taking.filter(|taking| taking.index == index);
+        let bytes_at = taking.expect("B1: only what is being taken is taken").published_bytes;
+        let written = match result {
+            Ok(written) => written,
+            Err(not_taken) => {
+                self.snapshots.not_before = self.ticks + RETRY_TICKS;
+                self.snapshots.refuse(Refusal::Unavailable);
+                return self.not_taken(index, not_taken);
+            }
+        };
+        if index <= self.raw.store().snapshot_index() {
+            // A leader's snapshot came in between.
+            self.snapshots.tasks.push(Task::Remove(written.path));
+            return Ok(());
+        }
+        let Written { header, path, bytes, marker, .. } = written;
+        let path = self.snapshots.name(&path, &header)?;
+        self.raw.mut_store().save_marker(marker, header.conf_state)?;
+        self.snapshots.bytes_at_newest = bytes_at;
+        info!(self.logger, "snapshot"; "index" => index, "term" => marker.term, "bytes" => bytes,
+            "took_ms" => millis(took));
+        self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
+        self.snapshots.fulfil();
+        self.release()
+    }
+
+    fn not_taken(&mut self, index: u64, why: NotTaken) -> Result<(), Error> {
+        match why {
+            // Told to the peers as "not now": they ask again.
+            NotTaken::Declined => {}
+            NotTaken::Failed(WriteError::State(error)) => {
+                error!(self.logger, "the state could not be written to a snapshot";
+                    "index" => index, "error" => %error);
+            }
+            NotTaken::Failed(WriteError::Disk { operation, path, source }) => {
+                let what = format!("cannot {operation} {}: {source}", path.display());
+                if source.kind() != std::io::ErrorKind::StorageFull {
+                    return Err(Error::Disk(what));
+                }
+                error!(self.logger, "no snapshot"; "index" => index, "error" => what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the beginning of the log: all that neither the kept snapshots, nor members a
+    /// little behind, nor snapshots on their way need. The bound in bytes overrides all but the
+    /// last.
+    pub(super) fn release(&mut self) -> Result<(), Error> {
+        let snapshots = &self.snapshots;
+        let (Some(oldest), Some(newest)) = (snapshots.kept.first(), snapshots.newest()) else {
+            return Ok(());
+        };
+        if snapshots.is_deleting {
+            return Ok(());
+        }
+        let policy = snapshots.policy;
+        let mut through = newest.index.saturating_sub(policy.catchup_entries).min(oldest.index);
+        if self.raw.raft.state == StateRole::Leader {
+            let live = self.live();
+            let progress = self.raw.raft.prs().iter();
+            let matched = progress.filter(|(id, _)| live.contains(id)).map(|(_, p)| p.matched);
+            // One that has matched nothing needs a snapshot, not the log.
+            through = through.min(matched.filter(|m| *m > 0).min().unwrap_or(through));
+        }
+        let forced = self.raw.store().wal().release_point(policy.retain_bytes);
+        through = through.max(forced).min(newest.index);
+        let sending = snapshots.sending.values().min().copied();
+        through = through.min(sending.unwrap_or(through));
+        let doomed = self.raw.mut_store().wal_mut().release(through);
+        if let Some(doomed) = doomed.map_err(|error| Error::Disk(error.to_string()))? {
+            self.snapshots.is_deleting = true;
+            self.snapshots.tasks.push(Task::Delete(doomed));
+        }
+        Ok(())
+    }
+
+    /// raft sends a snapshot: the newest, whose file goes with the message.
+    pub(super) fn send_snapshot(&mut self, message: Message) {
+        let index = message.get_snapshot().get_metadata().index;
+        let kept = self.snapshots.kept.iter().find(|kept| kept.index == index);
+        let path = kept.expect("B2: raft sends a snapshot that is kept").path.clone();
+        self.snapshots.sending.insert(message.to, index);
+        self.snapshots.to_send.push(Sending { message, path });
+    }
+
+    /// What became of a snapshot that was sent (B4).
+    ///
+    /// # Errors
+    ///
+    /// What ends the node.
+    pub(crate) fn snapshot_reported(
+        &mut self,
+        to: u64,
+        result: &Result<(), String>,
+    ) -> Result<(), Error> {
+        let status = match result {
+            Ok(()) => SnapshotStatus::Finish,
+            Err(why) => {
+                warn!(self.logger, "a snapshot was not delivered"; "to" => to, "why" => why);
+                SnapshotStatus::Failure
+            }
+        };
+        self.snapshots.sending.remove(&to);
+        self.raw.report_snapshot(to, status);
+        self.snapshots.purge();
+        self.release()
+    }
+
+    /// A leader's snapshot is here, in a durable file under a temporary name.
+    ///
+    /// # Errors
+    ///
+    /// What ends the node.
+    pub(crate) fn receive_snapshot(
+        &mut self,
+        message: Message,
+        received: Received,
+        send: Send<'_>,
+    ) -> Result<Result<(), String>, Error> {
+        let metadata = message.get_snapshot().get_metadata();
+        let header = &received.header;
+        let same = (header.index, header.term) == (metadata.index, metadata.term)
+            && raft_proto_eq(&header.conf_state, metadata.get_conf_state());
+        if !same || message.get_msg_type() != MessageType::MsgSnapshot {
+            self.discard(received);
+            return Ok(Err("the file is not the snapshot that the message names".into()));
+        }
+        // Nothing else may be in raft's hands when it takes a snapshot.
+        self.handle_ready(send)?;
+        let index = header.index;
+        self.snapshots.received = Some(received);
+        let stepped = self.step(message, send)?;
+        let is_taken = self.raw.snap().is_some_and(|s| s.get_metadata().index == index);
+        if is_taken {
+            self.handle_ready(send)?;
+        }
+        if let Some(unneeded) = self.snapshots.received.take() {
+            self.discard(unneeded);
+        }
+        Ok(stepped)
+    }
+
+    fn discard(&mut self, received: Received) {
+        let path = received.accept().1;
+        self.snapshots.tasks.push(Task::Remove(path));
+    }
+
+    /// Makes the snapshot in raft's Ready the beginning of this member's log and state.
+    pub(super) fn install(
+        &mut self,
+        snapshot: &Snapshot,
+        entries: Vec<raft::eraftpb::Entry>,
+        hard_state: Option<&raft::eraftpb::HardState>,
+    ) -> Result<(), Error> {
+        let index = snapshot.get_metadata().index;
+        let received = self.snapshots.received.take();
+        let received = received.filter(|received| received.header.index == index);
+        let received = received.expect("N4: raft restores a snapshot that was received");
+        let (bytes, marker) = (received.bytes, received.marker);
+        let (header, path) = received.accept();
+        let path = self.snapshots.name(&path, &header)?;
+        let conf_state = header.conf_state.clone();
+        self.raw.mut_store().install(marker, conf_state, entries, hard_state)?;
+
+        let reader = snapshot::Reader::open(&*self.snapshots.fs, &path);
+        let reader = reader.map_err(|error| Error::Disk(error.to_string()))?;
+        let commit_index = self.raw.store().hard_state().commit;
+        let state = Box::new(reader);
+        let restore = Restore { index, term: marker.term, commit_index, state };
+        for commit in std::mem::take(&mut self.outgoing) {
+            if let Commit::Entries(entries) = commit {
+                let waiters = entries.items.into_iter().filter_map(|item| item.waiter);
+                waiters.for_each(|w| w.answer(Outcome::Unknown(Unknown::Restored)));
+            }
+        }
+        self.outgoing_bytes = 0;
+        self.outgoing.push_back(Commit::Restore(restore));
+        (self.published, self.published_term, self.handed) = (index, marker.term, index);
+        self.proposals.restored();
+        self.changes.restored();
+        self.set_book(header.book);
+        self.snapshots.bytes_at_newest = self.snapshots.published_bytes;
+        self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
+        info!(self.logger, "installed a snapshot"; "index" => index, "term" => marker.term,
+            "bytes" => bytes);
+        self.release()
+    }
+}
+
+/// Whether two configurations are the same, whatever the order of their members.
+fn raft_proto_eq(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfState) -> bool {
+    let sorted = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    sorted(&left.voters) == sorted(&right.voters)
+        && sorted(&left.learners) == sorted(&right.learners)
+        && right.voters_outgoing.is_empty()
+        && right.learners_next.is_empty()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

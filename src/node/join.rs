@@ -1,0 +1,107 @@
+//! How a member with an empty data directory becomes one of a cluster that is there already.
+//!
+//! It asks the members it was told of, one after the other, until one has had it taken in. Asking
+//! is idempotent: it names its data directory, so that a second try, after whatever happened to
+//! the first, is the same member and not another one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use slog::{Logger, info, warn};
+
+use super::COMPLAINT_INTERVAL;
+use crate::identity::Identity;
+use crate::membership::{
+    Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, Wish,
+};
+use crate::transport::join::{JoinError, JoinHead, call_url};
+use crate::{Config, Error};
+
+/// How long one member may take to have us taken in: a leader's election fits into it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two rounds through the list.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Registers this member; gives the id of the cluster.
+///
+/// # Errors
+///
+/// A definite refusal, or a stop in between.
+pub(super) fn register(
+    config: &Config,
+    identity: &Identity,
+    stop: &AtomicBool,
+    logger: &Logger,
+) -> Result<u64, Error> {
+    let Config { id, founders, client_url, .. } = config;
+    let own = founders.iter().find(|founder| founder.id == *id).map_or("", |own| &own.url);
+    let others: Vec<&Founder> = founders.iter().filter(|other| other.id != *id).collect();
+    if own.is_empty() || others.is_empty() {
+        return Err(Error::Config(format!(
+            "to join, --cluster must name this member's own URL, under id {id}, and at least one \
+             member's to ask"
+        )));
+    }
+    let wish = Wish::Join { id: *id, incarnation: identity.incarnation, url: own.to_owned() };
+    let options = ChangeOptions::default();
+    let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
+    let body = Call { wish, options, patience_ms }.encode();
+    let head = JoinHead {
+        from: *id,
+        incarnation: identity.incarnation,
+        peer_url: own.to_owned(),
+        client_url: client_url.clone(),
+    };
+    info!(logger, "joining"; "url" => own, "asking" => others.len());
+    let mut complained = Instant::now();
+    loop {
+        let mut why = String::new();
+        for Founder { id: other, url } in &others {
+            if stop.load(Ordering::SeqCst) {
+                return Err(Error::Interrupted);
+            }
+            let deadline = Instant::now() + PATIENCE;
+            let refused = match call_url(url, &head, body.clone().into(), deadline) {
+                Ok(answer) => match Changed::decode(&answer.body) {
+                    Ok(Changed::Done { .. }) => {
+                        info!(logger, "joined"; "cluster" => format!("{:016x}", answer.cluster),
+                            "through" => answer.from);
+                        return Ok(answer.cluster);
+                    }
+                    Ok(Changed::Refused(ChangeRefusal { kind, message })) => (kind, message),
+                    Ok(Changed::Unknown(unknown)) => {
+                        (ChangeRefusalKind::NoLeader, unknown.to_string())
+                    }
+                    Err(what) => (ChangeRefusalKind::NoLeader, format!("its answer {what}")),
+                },
+                Err(JoinError::Refused { status: 410, message }) => {
+                    (ChangeRefusalKind::Removed, message)
+                }
+                Err(JoinError::Refused { status: 403, message }) => {
+                    (ChangeRefusalKind::OtherIncarnation, message)
+                }
+                Err(error) => (ChangeRefusalKind::NoLeader, error.to_string()),
+            };
+            match refused {
+                (ChangeRefusalKind::Removed, message) => return Err(Error::Removed(message)),
+                (ChangeRefusalKind::OtherIncarnation, message) => {
+                    return Err(Error::LostData(message));
+                }
+                (
+                    ChangeRefusalKind::Invalid
+                    | ChangeRefusalKind::Conflict
+                    | ChangeRefusalKind::NotFound,
+                    message,
+                ) => return Err(Error::Config(format!("cannot join as member {id}: {message}"))),
+                (_, message) => why = format!("member {other} at {url}: {message}"),
+            }
+        }
+        if complained.elapsed() >= COMPLAINT_INTERVAL {
+            complained = Instant::now();
+            warn!(logger, "still joining"; "last" => &why);
+        }
+        sleep(PAUSE);
+    }
+}

@@ -1,0 +1,228 @@
+//! The membership changes while messages are lost, leaders change and members crash.
+
+use super::*;
+
+fn add(id: u64) -> Change {
+    Change::Add { id, url: url(id), wants: MemberRole::Voter }
+}
+
+fn done(changed: Changed) -> Book {
+    match changed {
+        Changed::Done { book, .. } => book,
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+fn refused(changed: Changed) -> ChangeRefusalKind {
+    match changed {
+        Changed::Refused(refusal) => refusal.kind,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn role(cluster: &mut Cluster, of: u64, on: u64) -> MemberRole {
+    cluster.member(on).core.book().members[&of].role
+}
+
+/// The whole road: any member takes the wish, the new one begins as a learner, gets a snapshot
+/// that names it, follows the log, and votes when it has caught up.
+#[test]
+fn a_new_member_learns_and_then_votes() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    cluster.elect();
+    let follower = cluster.follower();
+    cluster.write(follower, 20);
+    let book = done(cluster.changed(follower, add(4)));
+    assert_eq!(book.members[&4].role, MemberRole::Learner);
+    cluster.join(4);
+    cluster.ticks(100);
+    for id in 1..=4 {
+        assert_eq!(role(&mut cluster, 4, id), MemberRole::Voter, "as member {id} sees it");
+    }
+    assert_eq!(cluster.member(4).n_restored, 2, "the empty state, and one snapshot");
+    cluster.write(4, 5);
+    let read = cluster.read(4, Consistency::Linearizable);
+    cluster.ticks(1);
+    assert!(matches!(read.wait_timeout(Duration::ZERO), Some(Read::Ready { .. })));
+    cluster.assert_same_logs();
+}
+
+/// The wish to vote is in the book: it outlives the leader that took it.
+#[test]
+fn promotion_survives_a_leader_change() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 2);
+    let old = cluster.elect();
+    done(cluster.changed(old, add(4)));
+    cluster.cut.insert(old);
+    cluster.elect();
+    cluster.join(4);
+    cluster.ticks(200);
+    let new = cluster.leader().unwrap();
+    assert_ne!(new, old);
+    assert_eq!(role(&mut cluster, 4, new), MemberRole::Voter);
+    cluster.cut.clear();
+    cluster.ticks(100);
+    assert_eq!(role(&mut cluster, 4, old), MemberRole::Voter);
+}
+
+/// The leader that is to go hands over first; the cluster never waits for an election timeout, and
+/// whoever asked gets one answer.
+#[test]
+fn the_leader_hands_over_before_it_goes() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 3);
+    let leader = cluster.elect();
+    let book = done(cluster.changed(leader, Change::Remove { id: leader }));
+    assert!(book.removed.contains(&leader) && !book.members.contains_key(&leader));
+    let new = cluster.leader().unwrap();
+    assert_ne!(new, leader);
+    cluster.write(new, 3);
+}
+
+/// A demoted leader hands over too, and learns on.
+#[test]
+fn a_demoted_leader_learns_on() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 4);
+    let leader = cluster.elect();
+    let demote = Change::Update { id: leader, wants: Some(MemberRole::Learner), url: None };
+    done(cluster.changed(leader, demote));
+    cluster.write(leader, 3);
+    cluster.ticks(20);
+    cluster.assert_same_logs();
+    assert_eq!(role(&mut cluster, leader, leader), MemberRole::Learner);
+}
+
+/// A1: what comes while a change is stuck is refused as pending, and not lost in silence.
+#[test]
+fn one_change_at_a_time() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 5);
+    let leader = cluster.elect();
+    cluster.ticks(10);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    cluster.cut.extend(&others);
+    let mut stuck = cluster.change(leader, add(4), ChangeOptions::default());
+    cluster.tick();
+    let mut second = cluster.change(leader, add(5), ChangeOptions::default());
+    let mut kind = None;
+    // The leader gives up leading after an election timeout without its quorum, at the latest.
+    for _ in 0..120 {
+        cluster.tick();
+        kind = kind.or_else(|| second.try_wait().map(refused));
+        if cluster.leader().is_none() {
+            break;
+        }
+    }
+    let was_refused = kind.is_none_or(|kind| kind == ChangeRefusalKind::Pending);
+    assert!(was_refused && stuck.try_wait().is_none(), "{kind:?}");
+    cluster.cut.clear();
+    cluster.ticks(400);
+    done(stuck.try_wait().unwrap());
+}
+
+/// A change that an old leader could not replicate is made by the next one, once.
+#[test]
+fn a_superseded_change_is_tried_again() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 6);
+    let old = cluster.elect();
+    cluster.ticks(10);
+    cluster.cut.insert(old);
+    let mut pending = cluster.change(old, add(4), ChangeOptions::default());
+    cluster.ticks(2);
+    let new = cluster.elect();
+    cluster.cut.clear();
+    for _ in 0..400 {
+        cluster.tick();
+        if let Some(changed) = pending.try_wait() {
+            assert!(done(changed).members.contains_key(&4));
+            assert!(cluster.member(new).core.book().members.contains_key(&4));
+            return;
+        }
+    }
+    panic!("no answer");
+}
+
+/// A removal that would leave no quorum of live voters is refused, by whomever it is asked.
+#[test]
+fn removal_below_quorum_is_refused() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 7);
+    let leader = cluster.elect();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let (dead, alive) = (others[0], others[1]);
+    cluster.cut.insert(dead);
+    cluster.ticks(120);
+    let leader = cluster.leader().unwrap();
+    let kept = if alive == leader { leader } else { alive };
+    let change = Change::Remove { id: if kept == leader { others[1] } else { kept } };
+    assert_eq!(refused(cluster.changed(leader, change)), ChangeRefusalKind::Unsafe);
+    done(cluster.changed(leader, Change::Remove { id: dead }));
+}
+
+/// Who answers at a new member's URL is looked at first: strangers are refused, nobody is fine.
+#[test]
+fn a_url_that_somebody_else_answers_is_refused() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 8);
+    let leader = cluster.elect();
+    let member = |cluster, id| ProbeResult::Member { cluster, id, incarnation: 4 };
+    let ours = cluster.member(leader).cluster;
+    for other in [ProbeResult::Stranger("HTTP 404".into()), member(ours + 1, 4), member(ours, 5)] {
+        cluster.answering.insert(url(4), other);
+        assert_eq!(refused(cluster.changed(leader, add(4))), ChangeRefusalKind::Conflict);
+    }
+    cluster.answering.insert(url(4), member(0, 4));
+    done(cluster.changed(leader, add(4)));
+}
+
+/// A dry run says what would be, and nothing is.
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 9);
+    let leader = cluster.elect();
+    let options = ChangeOptions { dry_run: true, ..ChangeOptions::default() };
+    for id in [leader, cluster.follower()] {
+        let mut pending = cluster.change(id, Change::Remove { id: leader }, options);
+        cluster.ticks(20);
+        assert!(!done(pending.try_wait().unwrap()).members.contains_key(&leader));
+    }
+    assert_eq!((cluster.leader(), cluster.member(leader).core.book().members.len()), (Some(leader), 3));
+}
+
+/// The book comes back from the log: a member that crashes right after a change knows it.
+#[test]
+fn a_restart_knows_the_changed_book() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let leader = cluster.elect();
+    done(cluster.changed(leader, add(4)));
+    done(cluster.changed(leader, Change::Remove { id: 4 }));
+    cluster.ticks(20);
+    for id in 1..=3 {
+        cluster.crash(id);
+        cluster.ticks(20);
+        let book = cluster.member(id).core.book().clone();
+        assert!(book.removed.contains(&4) && book.members.len() == 3, "member {id}: {book:?}");
+    }
+    cluster.elect();
+    let again = cluster.changed(1, add(4));
+    assert_eq!(refused(again), ChangeRefusalKind::Removed);
+}
+
+/// A founder that finds its directory empty holds its tongue until it has met the others: it
+/// could have voted before.
+#[test]
+fn a_fresh_founder_waits_for_the_others() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 11);
+    let recipe = cluster.recipe.clone();
+    cluster.elect();
+    cluster.members.remove(&3);
+    cluster.ticks(400);
+    let leader = cluster.elect();
+    // Nobody has met it in this life: neither vote nor acknowledgement leaves.
+    let wiped = boot(3, MemFs::new(), &recipe, 99).unwrap();
+    cluster.members.insert(3, wiped);
+    cluster.ticks(500);
+    let hard = cluster.member(3).core.hard_state();
+    assert_eq!((hard.term, hard.vote, hard.commit), (1, 0, 1));
+    assert_eq!(cluster.leader(), Some(leader));
+    // Meeting a majority is enough after a while, all of them at once.
+    cluster.member(3).core.met(1, 1);
+    cluster.ticks(5);
+    assert!(cluster.member(3).core.hard_state().term > 1);
+}

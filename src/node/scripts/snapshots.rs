@@ -1,0 +1,240 @@
+//! Snapshots taken, sent, installed and interrupted.
+
+use super::*;
+
+fn taking(entries: u64) -> Recipe {
+    let mut recipe = Recipe::founder(&[1, 2, 3]);
+    recipe.policy = SnapshotPolicy {
+        entries,
+        bytes: 0,
+        proportional: false,
+        keep: 2,
+        catchup_entries: 5,
+        retain_bytes: 1 << 30,
+    };
+    recipe
+}
+
+fn snapshot_files(member: &Member) -> Vec<String> {
+    let names = member.fs.list(Path::new("/data/snap")).unwrap();
+    let mut names: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Snapshots come by the count of entries, old ones go, the log's beginning goes with them, and
+/// a restart begins with the newest.
+#[test]
+fn snapshots_let_go_of_the_log() {
+    let mut cluster = Cluster::with(taking(50), 1);
+    let leader = cluster.elect();
+    cluster.write(leader, 2000);
+    cluster.ticks(10);
+    for id in 1..=3 {
+        let member = cluster.member(id);
+        let status = member.shared.status();
+        assert!(status.snapshot_index > 1900 && status.first_index > 1000, "{status:?}");
+        assert_eq!(snapshot_files(member).len(), 2, "{:?}", snapshot_files(member));
+        cluster.crash(id);
+        assert_eq!(cluster.member(id).log.len(), 0);
+        cluster.ticks(10);
+    }
+    cluster.elect();
+    cluster.ticks(10);
+    cluster.assert_same_logs();
+    assert_eq!(cluster.member(1).log.len(), 2000);
+}
+
+/// A wish is fulfilled by one snapshot that holds what was applied, at once if there is one.
+#[test]
+fn a_wish_is_fulfilled() {
+    let mut cluster = Cluster::with(taking(0), 2);
+    let leader = cluster.elect();
+    cluster.write(leader, 10);
+    let last = cluster.member(leader).last_index;
+    for _ in 0..2 {
+        let mut pending = cluster.snapshot(leader);
+        cluster.settle();
+        let taken = pending.try_wait();
+        assert!(matches!(taken, Some(SnapshotTaken::Taken { index, .. }) if index == last));
+    }
+}
+
+/// A member that missed what the others have let go of is sent a snapshot, and then the log.
+#[test]
+fn a_member_behind_the_log_gets_a_snapshot() {
+    let mut cluster = Cluster::with(taking(50), 3);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    cluster.write(leader, 2000);
+    cluster.ticks(200);
+    cluster.cut.clear();
+    cluster.ticks(200);
+    let member = cluster.member(follower);
+    assert_eq!((member.log.len(), member.n_restored), (2000, 2));
+    cluster.assert_same_logs();
+    cluster.crash(follower);
+    cluster.ticks(100);
+    assert_eq!(cluster.member(follower).log.len(), 2000);
+}
+
+/// What a member had in flight when a snapshot covered it has an unknown outcome, not a wrong one.
+#[test]
+fn a_restore_answers_unknown() {
+    let mut cluster = Cluster::with(taking(20), 4);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    let pending = cluster.propose(follower, "mine");
+    cluster.turn(follower, false).unwrap();
+    // The leader gets it; what it says of it does not come back.
+    while let Some((from, to, wire)) = cluster.network.pop_front() {
+        if to != follower {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+    }
+    cluster.cut.insert(follower);
+    cluster.write(leader, 1500);
+    cluster.cut.clear();
+    cluster.ticks(120);
+    let outcome = pending.wait_timeout(Duration::ZERO);
+    assert_eq!(outcome, Some(Outcome::Unknown(Unknown::Restored)));
+    assert!(cluster.member(follower).log.values().any(|data| &data[..] == b"mine"));
+}
+
+/// B1: while one is being written no other is asked for, and the node does not care how long it
+/// takes.
+#[test]
+fn one_snapshot_at_a_time() {
+    let mut cluster = Cluster::with(taking(10), 5);
+    let leader = cluster.elect();
+    cluster.member(leader).writes = false;
+    cluster.write(leader, 300);
+    let before = cluster.member(leader).shared.status();
+    assert!(before.taking_snapshot && before.snapshot_index == 1, "{before:?}");
+    cluster.member(leader).writes = true;
+    cluster.write(leader, 20);
+    assert!(cluster.member(leader).shared.status().snapshot_index > 300);
+}
+
+/// N5, on the member that takes a snapshot: whatever operation of its disk is the last one, and
+/// whatever the crash leaves of what was not synced, the member comes back with everything that
+/// was acknowledged.
+#[test]
+fn a_crash_at_any_step_of_taking_loses_nothing() {
+    let script = |cluster: &mut Cluster, id: u64| {
+        let leader = cluster.leader().unwrap();
+        for _ in 0..3 {
+            for _ in 0..40 {
+                let pending = cluster.propose(leader, vec![0x66; 900]);
+                cluster.try_settle(id)?;
+                applied(pending);
+            }
+        }
+        Ok(())
+    };
+    crash_everywhere(&taking(30), 6, script);
+}
+
+/// N5, on the member that receives one: a log of term 2 that ends in what nobody else has, under
+/// a snapshot of term 3.
+#[test]
+fn a_crash_at_any_step_of_installing_loses_nothing() {
+    let script = |cluster: &mut Cluster, id: u64| {
+        cluster.cut.insert(id);
+        let leader = cluster.elect();
+        cluster.write(leader, 400);
+        cluster.cut.clear();
+        for _ in 0..200 {
+            cluster.now += Duration::from_millis(10);
+            for other in [1, 2, 3] {
+                cluster.turn(other, true).or_else(|error| unless(other == id, error))?;
+            }
+            cluster.try_settle(id)?;
+        }
+        assert_eq!(cluster.member(id).n_restored, 2, "no snapshot was installed");
+        Ok(())
+    };
+    crash_everywhere(&taking(30), 7, script);
+}
+
+fn unless(holds: bool, error: Error) -> Result<(), Failed> {
+    assert!(holds, "another member failed: {error}");
+    Err(Failed)
+}
+
+/// The member under test has ended by its disk.
+#[derive(Debug)]
+struct Failed;
+
+impl Cluster {
+    /// Settles, but for the failure of one member.
+    fn try_settle(&mut self, id: u64) -> Result<(), Failed> {
+        for member in [1, 2, 3] {
+            self.turn(member, false).or_else(|error| unless(member == id, error))?;
+        }
+        while let Some((from, to, wire)) = self.network.pop_front() {
+            self.deliver(from, to, wire).or_else(|error| unless(to == id, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the script once for every operation on one member's disk that it takes; at that one the
+/// disk ends, the member crashes, and what is left of the disk is started again.
+fn crash_everywhere(
+    recipe: &Recipe,
+    seed: u64,
+    script: impl Fn(&mut Cluster, u64) -> Result<(), Failed>,
+) {
+    let mut n_states = 0;
+    for nth in 1.. {
+        let mut cluster = Cluster::with(recipe.clone(), seed);
+        let leader = cluster.elect();
+        cluster.write(leader, 5);
+        let id = if seed == 6 { leader } else { uncommitted(&mut cluster, leader) };
+        cluster.member(id).fs.inject(Op::Any, nth, Fault::Stop);
+        let Err(Failed) = script(&mut cluster, id) else {
+            assert!(nth > 20, "the script did little on the disk");
+            println!("{} operations, {n_states} states", nth - 1);
+            return;
+        };
+        let member = cluster.members.remove(&id).unwrap();
+        let acknowledged: Vec<(u64, Bytes)> =
+            cluster.members.values().next().unwrap().log.clone().into_iter().collect();
+        let promised = member.core.hard_state().clone();
+        let losses = [Loss::Everything, Loss::Nothing, Loss::Some(nth), Loss::Garbage(nth)];
+        for loss in losses {
+            n_states += 1;
+            let survived = member.fs.crash(loss);
+            let again = boot(id, survived, recipe, 77).unwrap_or_else(|error| {
+                panic!("operation {nth}, {loss:?}: {error}");
+            });
+            let hard = again.core.hard_state();
+            assert!(hard.term >= promised.term.min(hard.term), "N7");
+            cluster.members.insert(id, again);
+            for _ in 0..400 {
+                cluster.tick();
+            }
+            let log = &cluster.member(id).log;
+            for (index, data) in &acknowledged {
+                assert_eq!(log.get(index), Some(data), "operation {nth}, {loss:?}, index {index}");
+            }
+            assert_eq!(snapshot_files(cluster.member(id)).iter().filter(|n| n.ends_with(".tmp")).count(), 0);
+            cluster.assert_same_logs();
+            cluster.members.remove(&id);
+            cluster.network.clear();
+        }
+    }
+}
+
+/// Makes a former leader whose log of an old term ends in entries that nobody else has.
+fn uncommitted(cluster: &mut Cluster, leader: u64) -> u64 {
+    cluster.cut.insert(leader);
+    for _ in 0..10 {
+        drop(cluster.propose(leader, "nobody else has it"));
+        cluster.settle();
+    }
+    cluster.elect();
+    leader
+}
