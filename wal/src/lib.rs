@@ -31,6 +31,12 @@
 //! # }
 //! ```
 //!
+//! # Threads
+//!
+//! This crate starts none. What a caller should not wait for is handed out as a value that any
+//! thread may run: [`Wal::wants_segment`] gives a [`Preparation`] of the next segment's file,
+//! [`Wal::release`] a [`Doomed`] that deletes old ones. Neither is needed for the log to be right.
+//!
 //! # On disk, version 1
 //!
 //! A log is a directory of *segments*, files named `<sequence>-<first index>.wal` in 16 hexadecimal
@@ -52,10 +58,11 @@
 //!
 //! | crash while | leaves | opening |
 //! |---|---|---|
-//! | creating a segment | `*.wal.tmp` | deletes it |
+//! | preparing or creating a segment | `*.wal.tmp` | deletes it |
 //! | sealing a segment | it, unsealed, and a newest one holding its head alone | writes the seal |
 //! | appending | a last frame with missing sectors | cuts it off and zeroes it |
 //! | deleting segments | `*.wal.released` | deletes it and all before it |
+//! | segments wait to be deleted | them | has them again |
 //!
 //! The table assumes that a sector of 512 bytes is written whole or not at all, that a sector
 //! allocated and never written reads as zeros, and that a synced one stays as it is.
@@ -66,6 +73,7 @@
 //! which less was written; nothing on this disk tells the two apart. And the newest frame, damaged
 //! in such a way that one of its sectors reads as zeros, looks torn.
 
+mod deferred;
 mod error;
 pub mod fs;
 mod index;
@@ -76,6 +84,7 @@ pub mod segment;
 mod tests;
 mod wal;
 
+pub use deferred::{Doomed, Preparation, Prepared, Released};
 pub use error::{Error, Result};
 pub use record::{Batch, Entry, HardState, MAX_BATCH_BYTES, Marker};
-pub use wal::{Opened, Options, Released, Torn, Wal};
+pub use wal::{Opened, Options, Torn, Wal};

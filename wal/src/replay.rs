@@ -121,6 +121,7 @@ pub(crate) fn replay(
             file,
             header: outcome.header,
             seed: outcome.seed,
+            bytes: size,
             head_marker: outcome.head_marker,
             lowest: outcome.lowest,
         });

@@ -25,13 +25,16 @@
 
 use std::{
     ffi::OsStr,
+    io,
     path::{Path, PathBuf},
 };
 
 use crate::{
+    deferred::Released,
     error::{Context, Foreign, Result},
-    fs::{File, Fs, SECTOR},
+    fs::{Access, File, Fs, SECTOR},
     record::{Batch, Kind, Marker, crc, u32_at, u64_at},
+    replay::End,
 };
 
 /// The version of the format that this program reads and writes.
@@ -74,6 +77,8 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     /// The header's checksum.
     pub(crate) seed: u64,
+    /// The file's size.
+    pub(crate) bytes: u64,
     /// The newest marker when the segment was begun.
     pub(crate) head_marker: Option<Marker>,
     /// The lowest index that any frame of the segment wrote or cut at.
@@ -146,6 +151,13 @@ pub(crate) fn file_name(sequence: u64, first_index: u64) -> String {
     format!("{sequence:016x}-{first_index:016x}{SUFFIX}")
 }
 
+/// The name of a file that is to become a segment whose first index is not known yet.
+///
+/// No segment begins with entry 0, so it is never the temporary name of a segment's creation.
+pub(crate) fn prepared_name(sequence: u64) -> String {
+    format!("{sequence:016x}-{:016x}{TMP_SUFFIX}", 0)
+}
+
 /// What a name in the log's directory stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Name {
@@ -153,7 +165,7 @@ pub(crate) enum Name {
         sequence: u64,
         first_index: u64,
     },
-    /// What a crash left of a segment's creation.
+    /// What a crash left of a segment's creation or preparation.
     Unfinished,
     /// What a crash left of a release: this segment and all before it were to be deleted.
     Released {
@@ -188,16 +200,36 @@ pub(crate) fn parse_name(name: &OsStr) -> Name {
     }
 }
 
-/// Deletes the segments at these paths, oldest first, so that a crash leaves all or none.
+/// Deletes every segment up to this sequence so that a crash leaves all or none.
 ///
 /// The log could not be replayed from each of them, and must not have a gap, so one rename decides:
-/// a name that says released stands for itself and all before it.
-pub(crate) fn delete(fs: &dyn Fs, dir: &Path, paths: &[PathBuf]) -> Result<()> {
-    let Some((newest, older)) = paths.split_last() else { return Ok(()) };
-    let released = newest.with_extension("wal.released");
-    fs.rename(newest, &released).context("rename", newest)?;
-    fs.sync_dir(dir).context("sync", dir)?;
-    finish_delete(fs, dir, older, &released)
+/// a name that says released stands for itself and all before it. The directory tells which there
+/// are, for an earlier deletion may never have been run.
+pub(crate) fn delete(fs: &dyn Fs, dir: &Path, newest: u64) -> Result<Released> {
+    let mut doomed = Vec::new();
+    for name in fs.list(dir).context("list", dir)? {
+        match parse_name(&name) {
+            Name::Segment { sequence, .. } if sequence <= newest => {
+                doomed.push((sequence, dir.join(name)));
+            }
+            _ => {}
+        }
+    }
+    doomed.sort_unstable();
+    let mut bytes = 0;
+    for (_, path) in &doomed {
+        let file = fs.open(path, Access::Read).context("open", path)?;
+        bytes += file.size().context("measure", path)?;
+    }
+    let n_segments = doomed.len() as u64;
+    let older: Vec<_> = doomed.into_iter().map(|(_, path)| path).collect();
+    if let Some((newest, older)) = older.split_last() {
+        let released = newest.with_extension("wal.released");
+        fs.rename(newest, &released).context("rename", newest)?;
+        fs.sync_dir(dir).context("sync", dir)?;
+        finish_delete(fs, dir, older, &released)?;
+    }
+    Ok(Released { n_segments, bytes })
 }
 
 /// Goes on with a deletion that a rename has decided.
@@ -215,32 +247,82 @@ pub(crate) fn finish_delete(
     fs.sync_dir(dir).context("sync", dir)
 }
 
+/// A file under a temporary name that is to become a segment.
+pub(crate) struct Blank {
+    pub(crate) tmp: PathBuf,
+    file: Box<dyn File>,
+    bytes: u64,
+    /// How far zeros have been written into it.
+    filled: u64,
+}
+
+impl Blank {
+    pub(crate) fn new(tmp: PathBuf, file: Box<dyn File>) -> Self {
+        Self { tmp, file, bytes: 0, filled: 0 }
+    }
+
+    pub(crate) fn allocate(&mut self, bytes: u64) -> Result<()> {
+        self.file.allocate(bytes).context("allocate", &self.tmp)?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Writes zeros as far as the file goes or `until`, and syncs them.
+    pub(crate) fn fill(&mut self, until: u64) -> Result<()> {
+        self.filled = until.min(self.bytes);
+        write_zeros(&*self.file, 0, self.filled).context("write", &self.tmp)?;
+        self.file.sync_all().context("sync", &self.tmp)
+    }
+}
+
+pub(crate) fn write_zeros(file: &dyn File, mut from: u64, until: u64) -> io::Result<()> {
+    let zeros = vec![0; until.saturating_sub(from).min(1 << 20) as usize];
+    while from < until {
+        let length = (until - from).min(zeros.len() as u64);
+        file.write_all_at(from, &zeros[..length as usize])?;
+        from += length;
+    }
+    Ok(())
+}
+
 /// Creates a segment with its head, durable under its final name on return.
 ///
-/// Returns the segment, the offset behind the head, and the head's checksum.
+/// It is made of `prepared` if there is one. Returns the segment, the end of its head, and how far
+/// zeros or frames have been written into it.
 pub(crate) fn create(
     fs: &dyn Fs,
     dir: &Path,
     header: Header,
     segment_bytes: u64,
+    prepared: Option<Blank>,
     head: &mut Batch,
     frame_sequence: u64,
-) -> Result<(Segment, u64, u64)> {
+) -> Result<(Segment, End, u64)> {
     let path = dir.join(header.file_name());
-    let tmp = path.with_extension("wal.tmp");
     let (bytes, seed) = header.encode();
     let head_marker = head.contents().marker;
     let (frame, frame_bytes) = head.finish(Kind::Head, frame_sequence, seed, seed);
 
-    let file = fs.create_new(&tmp).context("create", &tmp)?;
-    file.allocate(segment_bytes).context("allocate", &tmp)?;
+    let blank = match prepared {
+        Some(blank) => blank,
+        None => {
+            let tmp = path.with_extension("wal.tmp");
+            let file = fs.create_new(&tmp).context("create", &tmp)?;
+            let mut blank = Blank::new(tmp, file);
+            blank.allocate(segment_bytes)?;
+            blank
+        }
+    };
+    let Blank { tmp, file, bytes: allocated, filled } = blank;
     file.write_all_at(0, &bytes).context("write", &tmp)?;
     file.write_all_at(HEADER_LEN as u64, frame_bytes).context("write", &tmp)?;
     file.sync_all().context("sync", &tmp)?;
     fs.rename(&tmp, &path).context("rename", &tmp)?;
     fs.sync_dir(dir).context("sync", dir)?;
 
-    let end = HEADER_LEN as u64 + frame.frame_len();
-    let segment = Segment { path, file, header, seed, head_marker, lowest: u64::MAX };
-    Ok((segment, end, frame.checksum))
+    let offset = HEADER_LEN as u64 + frame.frame_len();
+    let end = End { offset, sequence: frame_sequence + 1, previous: frame.checksum };
+    let bytes = allocated.max(offset);
+    let segment = Segment { path, file, header, seed, bytes, head_marker, lowest: u64::MAX };
+    Ok((segment, end, filled.max(offset)))
 }

@@ -11,26 +11,23 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
 
 use crate::{
+    deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
     error::{Context, Error, Foreign, Result},
-    fs::{File, Fs, SECTOR, parent},
+    fs::{Fs, SECTOR, parent},
     index::{Breach, LogIndex, Place, SPAN_BYTES, Span},
     record::{Batch, Contents, ENTRY_HEADER, Entry, FrameHeader, HardState, Kind, Marker},
     replay::{End, Replayed, Window, replay},
-    segment::{self, Header, Name, Position, Segment, parse_name},
+    segment::{self, Header, Name, Position, Segment, parse_name, write_zeros},
 };
-
-/// How far ahead of the log zeros are written.
-///
-/// A sync into space that is allocated but unwritten also journals that the space is written now:
-/// on ext4 it takes up to twice as long. Filling a whole segment at once would stall the caller,
-/// filling a MiB now and then does not.
-const FILL_BYTES: u64 = 1 << 20;
 
 /// Whose log it is and how it is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +54,8 @@ pub struct Opened {
     pub torn: Option<Torn>,
     /// The segment whose seal a crash had prevented and which is sealed now.
     pub sealed: Option<PathBuf>,
-    /// Files of a creation or a release that a crash had interrupted, removed now.
+    /// Files of a creation or a deletion that a crash had interrupted, or prepared for a segment
+    /// that was never begun, removed now.
     pub leftovers: Vec<PathBuf>,
 }
 
@@ -69,15 +67,6 @@ pub struct Torn {
     /// Where the batch began, and the log now ends.
     pub offset: u64,
     /// How far the batch's bytes reached, from there.
-    pub bytes: u64,
-}
-
-/// What [`Wal::release`] deleted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Released {
-    /// How many segments.
-    pub n_segments: u64,
-    /// Their size on disk.
     pub bytes: u64,
 }
 
@@ -95,7 +84,14 @@ pub struct Wal {
     head_end: u64,
     /// How far zeros or frames have been written into the newest segment.
     filled: u64,
+    /// What the next segment will be made of.
+    prepared: Option<Prepared>,
+    slot: Slot,
+    /// The newest segment for which a file was asked for.
+    asked: u64,
     is_latched: bool,
+    /// Set by a deletion that failed, on whatever thread.
+    has_deletion_failed: Arc<AtomicBool>,
 }
 
 impl Wal {
@@ -140,20 +136,37 @@ impl Wal {
         let index = LogIndex::begin(base, header.sequence, first.contents());
         let index = index.unwrap_or_else(|Breach(rule)| panic!("{rule}"));
 
-        let (segment, offset, previous) =
-            segment::create(&*fs, dir, header, segment_bytes, first, 1)?;
+        let (segment, end, filled) =
+            segment::create(&*fs, dir, header, segment_bytes, None, first, 1)?;
         first.clear();
-        Ok(Wal {
+        let log = Replayed {
+            segments: vec![segment],
+            index,
+            end,
+            head_end: end.offset,
+            unsealed: None,
+            torn: None,
+        };
+        Ok(Self::new(fs, dir, options, log, filled))
+    }
+
+    fn new(fs: Arc<dyn Fs>, dir: &Path, options: Options, log: Replayed, filled: u64) -> Self {
+        let Replayed { segments, index, end, head_end, .. } = log;
+        Self {
             fs,
             dir: dir.to_owned(),
             options,
-            segments: vec![segment],
+            segments,
             index,
-            end: End { offset, sequence: 2, previous },
-            head_end: offset,
-            filled: offset,
+            end,
+            head_end,
+            filled,
+            prepared: None,
+            slot: Slot::default(),
+            asked: 0,
             is_latched: false,
-        })
+            has_deletion_failed: Arc::default(),
+        }
     }
 
     /// Opens the log in `dir`, reading all of it once, and finishes what a crash interrupted.
@@ -168,11 +181,10 @@ impl Wal {
         stop: &dyn Fn() -> bool,
     ) -> Result<(Wal, Opened)> {
         let Found { names, unfinished, doomed, released } = survey(&*fs, dir)?;
-        let Replayed { segments, index, end, head_end, unsealed, torn } =
-            replay(&*fs, dir, &names, &options, stop)?;
+        let mut log = replay(&*fs, dir, &names, &options, stop)?;
 
         // Only now is anything changed: a log that is refused stays as it was found.
-        let mut opened = Opened { torn, sealed: None, leftovers: unfinished };
+        let mut opened = Opened { torn: log.torn.take(), sealed: None, leftovers: unfinished };
         for path in &opened.leftovers {
             fs.remove_file(path).context("remove", path)?;
         }
@@ -181,26 +193,23 @@ impl Wal {
             opened.leftovers.extend(doomed);
             opened.leftovers.push(released);
         }
-        if let (Some(end), [.., segment, _]) = (unsealed, &segments[..]) {
+        if let (Some(end), [.., segment, _]) = (log.unsealed, &mut log.segments[..]) {
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
         }
-        let tail = segments.last().expect("replay returns at least one segment");
-        if let Some(torn) = &opened.torn {
+        let tail = log.segments.last_mut().expect("replay returns at least one segment");
+        if let Some(Torn { path, offset, bytes }) = &opened.torn {
             // A shorter batch may follow here: what it leaves uncovered must not be read again.
-            zero(&*tail.file, torn).context("write", &tail.path)?;
+            write_zeros(&*tail.file, *offset, offset + bytes).context("write", path)?;
         }
-        if tail.file.size().context("measure", &tail.path)? < options.segment_bytes {
+        if tail.bytes < options.segment_bytes {
             tail.file.allocate(options.segment_bytes).context("allocate", &tail.path)?;
+            tail.bytes = options.segment_bytes;
         }
         tail.file.sync_data().context("sync", &tail.path)?;
         fs.sync_dir(dir).context("sync", dir)?;
-
-        let dir = dir.to_owned();
-        let filled = end.offset;
-        let is_latched = false;
-        let wal = Wal { fs, dir, options, segments, index, end, head_end, filled, is_latched };
-        Ok((wal, opened))
+        let filled = log.end.offset;
+        Ok((Self::new(fs, dir, options, log, filled), opened))
     }
 
     /// Makes a batch durable: one frame, one write, one sync. Clears the batch.
@@ -339,46 +348,96 @@ impl Wal {
         self.segments.len()
     }
 
-    /// Deletes the segments that hold no entry behind `through`.
+    /// The size of all segments' files. Asks the disk nothing.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_from(0)
+    }
+
+    fn bytes_from(&self, at: usize) -> u64 {
+        self.segments[at..].iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// The lowest index such that releasing through it leaves at most `max_bytes`, or as little as
+    /// can be left where that is more. 0 if nothing has to go, or nothing can.
+    ///
+    /// The markers are not asked: the index may be beyond what [`Wal::release`] accepts.
+    pub fn release_point(&self, max_bytes: u64) -> u64 {
+        let mut point = 0;
+        if self.bytes() > max_bytes {
+            for (n, at) in self.starts().enumerate() {
+                if n > 0 && self.bytes_from(at) > max_bytes {
+                    break;
+                }
+                point = self.segments[at].header.base.index;
+            }
+        }
+        point
+    }
+
+    /// Forgets the segments that hold no entry behind `through`, and returns them to be deleted.
     ///
     /// Entries above `through` stay, and all that share a segment with one. The newest segment
     /// stays. Where an overwrite reached back behind the beginning of a segment, the segments
     /// before it stay until it can go too: replay could not begin there.
     ///
+    /// Nothing is done on disk, where the segments stay until [`Doomed::delete`].
+    ///
     /// # Panics
     ///
     /// If the newest marker does not cover `through`.
-    pub fn release(&mut self, through: u64) -> Result<Released> {
+    pub fn release(&mut self, through: u64) -> Result<Option<Doomed>> {
         self.usable()?;
         let covered = self.marker().map_or(0, |marker| marker.index);
         assert!(through <= covered, "W10: release through {through} passes marker {covered}");
-        let Some(first) = self.first_needed(through) else { return Ok(Released::default()) };
-        self.latching(|wal| {
-            let mut released = Released::default();
-            let doomed: Vec<_> = wal.segments.drain(..first).collect();
-            for segment in &doomed {
-                released.bytes += segment.file.size().context("measure", &segment.path)?;
-                released.n_segments += 1;
-            }
-            let paths: Vec<_> = doomed.into_iter().map(|segment| segment.path).collect();
-            segment::delete(&*wal.fs, &wal.dir, &paths)?;
-            let head = &wal.segments[0];
-            wal.index.release(head.header.sequence, head.header.base, head.head_marker);
-            Ok(released)
+        let base = |at: &usize| self.segments[*at].header.base.index;
+        let Some(first) = self.starts().find(|at| base(at) <= through) else { return Ok(None) };
+        self.segments.drain(..first);
+        let head = &self.segments[0];
+        self.index.release(head.header.sequence, head.header.base, head.head_marker);
+        Ok(Some(Doomed {
+            fs: self.fs.clone(),
+            dir: self.dir.clone(),
+            newest: head.header.sequence - 1,
+            n_segments: first,
+            has_failed: self.has_deletion_failed.clone(),
+        }))
+    }
+
+    /// The segments that the log could begin with instead of its oldest, newest first.
+    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
+        let mut lowest = u64::MAX;
+        self.segments.iter().enumerate().skip(1).rev().filter_map(move |(at, segment)| {
+            lowest = lowest.min(segment.lowest);
+            (lowest > segment.header.base.index).then_some(at)
         })
     }
 
-    /// The newest segment that the log may begin with, if it is not the oldest anyway.
-    fn first_needed(&self, through: u64) -> Option<usize> {
-        let mut lowest = u64::MAX;
-        for (at, segment) in self.segments.iter().enumerate().skip(1).rev() {
-            lowest = lowest.min(segment.lowest);
-            let base = segment.header.base.index;
-            if base <= through && lowest > base {
-                return Some(at);
-            }
+    /// The order to prepare the next segment's file: once for each segment, and never while an
+    /// earlier preparation is under way or waits to be used.
+    pub fn wants_segment(&mut self) -> Option<Preparation> {
+        let sequence = self.segments.last()?.header.sequence + 1;
+        let is_slot_taken = Arc::strong_count(&self.slot) > 1;
+        if self.usable().is_err() || is_slot_taken || self.asked == sequence {
+            return None;
         }
-        None
+        self.asked = sequence;
+        Some(Preparation {
+            fs: self.fs.clone(),
+            dir: self.dir.clone(),
+            sequence,
+            segment_bytes: self.options.segment_bytes,
+            slot: self.slot.clone(),
+        })
+    }
+
+    /// Takes a file for the next segment.
+    ///
+    /// # Panics
+    ///
+    /// If it was prepared for another log.
+    pub fn supply(&mut self, prepared: Prepared) {
+        assert!(Arc::ptr_eq(&prepared.slot, &self.slot), "a file prepared for another log");
+        self.prepared = Some(prepared);
     }
 
     fn append(&mut self, batch: &mut Batch) -> Result<()> {
@@ -389,8 +448,7 @@ impl Wal {
         if end > self.filled {
             // The sync below covers these zeros, which mean what unwritten space means.
             let until = self.options.segment_bytes.min(end + FILL_BYTES).max(end);
-            let zeros = vec![0; usize::try_from(until - end).expect("FILL_BYTES is small")];
-            segment.file.write_all_at(end, &zeros).context("write", &segment.path)?;
+            write_zeros(&*segment.file, end, until).context("write", &segment.path)?;
             self.filled = until;
         }
         segment.file.write_all_at(offset, bytes).context("write", &segment.path)?;
@@ -399,13 +457,14 @@ impl Wal {
         if let Some(lowest) = self.index.apply(batch.contents(), place) {
             segment.lowest = segment.lowest.min(lowest);
         }
+        segment.bytes = segment.bytes.max(end);
         self.end = End { offset: end, sequence: sequence + 1, previous: frame.checksum };
         Ok(())
     }
 
     /// Goes on in a new segment. The old one is synced as it stands, since every save syncs.
     fn rotate(&mut self) -> Result<()> {
-        let old = self.segments.last().expect("a log has at least one segment");
+        let old = self.segments.last_mut().expect("a log has at least one segment");
         let header = Header {
             sequence: old.header.sequence + 1,
             base: self.index.last(),
@@ -413,15 +472,16 @@ impl Wal {
             ..old.header
         };
         let mut head = Batch::new();
-        head.set_hard_state(self.hard_state());
-        if let Some(marker) = self.marker() {
-            head.set_marker(marker);
+        head.set_hard_state(self.index.hard_state());
+        if let Some(marker) = self.index.markers().last() {
+            head.set_marker(*marker);
         }
-        let (segment, offset, previous) = segment::create(
+        let (segment, end, filled) = segment::create(
             &*self.fs,
             &self.dir,
             header,
             self.options.segment_bytes,
+            self.prepared.take().map(|prepared| prepared.blank),
             &mut head,
             self.end.sequence,
         )?;
@@ -429,14 +489,15 @@ impl Wal {
         // segment as proof of the seal: so the seal is durable after the one and before the other.
         seal(old, self.end)?;
         self.segments.push(segment);
-        self.end = End { offset, sequence: self.end.sequence + 1, previous };
-        self.head_end = offset;
-        self.filled = offset;
+        self.end = end;
+        self.head_end = end.offset;
+        self.filled = filled;
         Ok(())
     }
 
     fn usable(&self) -> Result<()> {
-        if self.is_latched { Err(Error::Latched) } else { Ok(()) }
+        let is_latched = self.is_latched || self.has_deletion_failed.load(Ordering::Acquire);
+        if is_latched { Err(Error::Latched) } else { Ok(()) }
     }
 
     /// Runs what writes. The log stays latched unless it succeeds, even if it panics.
@@ -507,22 +568,12 @@ fn survey(fs: &dyn Fs, dir: &Path) -> Result<Found> {
     Ok(found)
 }
 
-fn seal(segment: &Segment, end: End) -> Result<()> {
+fn seal(segment: &mut Segment, end: End) -> Result<()> {
     let mut seal = Batch::new();
     let (_, bytes) = seal.finish(Kind::Seal, end.sequence, end.previous, segment.seed);
     segment.file.write_all_at(end.offset, bytes).context("write", &segment.path)?;
-    segment.file.sync_data().context("sync", &segment.path)
-}
-
-fn zero(file: &dyn File, torn: &Torn) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let end = torn.offset + torn.bytes;
-    let mut at = torn.offset;
-    while at < end {
-        let length = usize::try_from(end - at).map_or(zeros.len(), |left| left.min(zeros.len()));
-        file.write_all_at(at, &zeros[..length])?;
-        at += length as u64;
-    }
+    segment.file.sync_data().context("sync", &segment.path)?;
+    segment.bytes = segment.bytes.max(end.offset + SECTOR);
     Ok(())
 }
 

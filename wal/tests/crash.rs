@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Model, Random, Step, create, models, open, script, take};
+use common::{Hands, Model, Random, Step, create, deferred, installed, models, open, script, take};
 use wal::{
     Error, Wal,
     fs::{Fault, Loss, MemFs, Op},
@@ -27,9 +27,11 @@ fn run(fs: &MemFs, steps: &[Step], models: &[Model], least: Option<usize>) -> Op
         .rev()
         .find(|&at| models[at].is(&wal))
         .unwrap_or_else(|| panic!("{wal:?} is neither {least} nor the next: {:#?}", models[least]));
+    let mut hands = Hands::default();
     while at < steps.len() {
-        if take(&mut wal, &steps[at]).is_err() {
-            assert!(matches!(take(&mut wal, &steps[at]), Err(Error::Latched)));
+        if hands.take(&mut wal, &steps[at]).is_err() {
+            let is_latched = matches!(wal.release(0), Err(Error::Latched));
+            assert_eq!(is_latched, !matches!(steps[at], Step::Prepare), "{:?}", steps[at]);
             return Some(at);
         }
         at += 1;
@@ -45,32 +47,49 @@ fn count_operations(fs: &MemFs, steps: &[Step], models: &[Model], least: Option<
 }
 
 /// Whatever point power fails at, and again while that is repaired, nothing acknowledged is lost.
-#[test]
-fn every_pair_of_crash_points_keeps_what_was_acknowledged() {
-    let steps = script();
-    let models = models(&steps);
+fn try_every_pair_of_crash_points(steps: &[Step]) {
+    let models = models(steps);
     let mut random = Random::from_env();
-    let n = count_operations(&MemFs::new(), &steps, &models, None);
+    let n = count_operations(&MemFs::new(), steps, &models, None);
     let mut n_states = 0;
     for first in 0..n {
         let fs = MemFs::new();
         fs.inject(Op::Any, first, Fault::Stop);
-        let acknowledged = run(&fs, &steps, &models, None);
+        let acknowledged = run(&fs, steps, &models, None);
         let seeds = [(); 4].map(|()| Loss::Some(random.next()));
         for loss in [Loss::Everything, Loss::Nothing].into_iter().chain(seeds) {
-            let n = count_operations(&fs.crash(loss), &steps, &models, acknowledged);
+            let n = count_operations(&fs.crash(loss), steps, &models, acknowledged);
             for second in 0..n {
                 let again = fs.crash(loss);
                 again.inject(Op::Any, second, Fault::Stop);
-                let acknowledged = run(&again, &steps, &models, acknowledged);
+                let acknowledged = run(&again, steps, &models, acknowledged);
                 for loss in [Loss::Everything, Loss::Nothing, Loss::Some(random.next())] {
-                    run(&again.crash(loss), &steps, &models, acknowledged);
+                    run(&again.crash(loss), steps, &models, acknowledged);
                     n_states += 1;
                 }
             }
         }
     }
     println!("{n} crash points, {n_states} states after two crashes");
+}
+
+/// Saving, rotating and releasing as one caller does them on one thread.
+#[test]
+fn every_pair_of_crash_points_keeps_what_was_acknowledged() {
+    try_every_pair_of_crash_points(&script());
+}
+
+/// Each step of a preparation and of a deletion is a crash point, and so is each one between their
+/// beginning and their end.
+#[test]
+fn every_pair_of_crash_points_keeps_what_was_deferred() {
+    try_every_pair_of_crash_points(&deferred());
+}
+
+/// A marker and its hard state are there together or not at all, and the log goes on behind it.
+#[test]
+fn every_pair_of_crash_points_keeps_an_installed_snapshot() {
+    try_every_pair_of_crash_points(&installed());
 }
 
 /// Disks that leave garbage in a sector break an assumption; the log may refuse, but never lie.

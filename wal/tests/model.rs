@@ -5,18 +5,22 @@ mod common;
 
 use std::path::Path;
 
-use common::{DIR, Model, Random, Step, all, create, entry, open, save, script, take};
+use common::{DIR, Hands, Model, Random, Step, all, create, entry, open, save, script, take};
 use wal::{
     Error,
-    fs::{Fault, Fs, Loss, MemFs, Op},
+    fs::{Access, Fault, Fs, Loss, MemFs, Op},
 };
 
 /// A step that the rules allow.
 fn step(random: &mut Random, model: &Model) -> Step {
     let marker = model.marker.unwrap();
     let old = model.hard_state;
-    match random.below(12) {
+    match random.below(18) {
         0 => return Step::Release(marker.index - random.below(3).min(marker.index)),
+        12 => return Step::Forget(marker.index - random.below(3).min(marker.index)),
+        13 => return Step::Delete,
+        14 | 15 => return Step::Prepare,
+        16 | 17 => return Step::Supply,
         1 => {
             let index = old.commit;
             let term = model.term(index).unwrap();
@@ -56,15 +60,26 @@ fn step(random: &mut Random, model: &Model) -> Step {
     save(None, entries, Some((term, vote, commit)))
 }
 
+/// The size of the newest segments' files; older ones may wait to be deleted.
+fn size_on_disk(fs: &MemFs, n_segments: usize) -> u64 {
+    let mut names = fs.list(Path::new(DIR)).unwrap();
+    names.retain(|name| name.to_str().unwrap().ends_with(".wal"));
+    names.sort();
+    let newest = &names[names.len() - n_segments..];
+    let open = |name| fs.open(&Path::new(DIR).join(name), Access::Read).unwrap();
+    newest.iter().map(|name| open(name).size().unwrap()).sum()
+}
+
 /// Whatever a node does and whenever it stops, the log is what the model says.
 #[test]
 fn random_lives_match_the_model() {
     let mut random = Random::from_env();
     let (mut n_steps, mut n_crashes, mut n_segments) = (0, 0, 0);
-    for _ in 0..60 {
+    for _ in 0..120 {
         let mut fs = MemFs::new();
         let mut wal = create(&fs).unwrap();
         let mut model = Model::genesis();
+        let mut hands = Hands::default();
         for _ in 0..200 {
             let step = step(&mut random, &model);
             let mut next = model.clone();
@@ -72,17 +87,20 @@ fn random_lives_match_the_model() {
             if random.below(15) == 0 {
                 fs.inject(Op::Any, random.below(6), Fault::Stop);
             }
-            let is_done = take(&mut wal, &step).is_ok();
+            let is_done = hands.take(&mut wal, &step).is_ok();
             if is_done {
                 model = next.clone();
                 assert!(model.is(&wal), "{wal:?} is not {model:#?}");
+                assert_eq!(wal.bytes(), size_on_disk(&fs, wal.n_segments()));
             }
             n_steps += 1;
             if !is_done || random.below(20) == 0 {
                 let seed = random.next();
                 fs = fs
                     .crash([Loss::Everything, Loss::Nothing, Loss::Some(seed)][seed as usize % 3]);
+                hands = Hands::default();
                 wal = open(&fs).unwrap().0;
+                assert_eq!(wal.bytes(), size_on_disk(&fs, wal.n_segments()));
                 if !model.is(&wal) {
                     assert!(next.is(&wal), "{wal:?} is neither {model:#?} nor {next:#?}");
                     model = next;

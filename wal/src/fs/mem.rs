@@ -6,10 +6,15 @@
 //! sector by sector and name by name, in no order. Faults make a chosen operation fail, or every
 //! operation from a chosen one on, which is how a test stops a program at each point of its work.
 //!
+//! [`MemFs::volatile`] is for those who want no disk at all: nothing of it survives a crash, so it
+//! holds everything once. Either way a file takes the memory of the sectors that were ever written
+//! with something else than zeros, an operation costs what it touches, and a file that has neither
+//! a name nor a user is gone.
+//!
 //! It does not model time, permissions, links, or renames between directories (refused).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ffi::{OsStr, OsString},
     fmt, io,
     path::{Component, Path},
@@ -17,6 +22,7 @@ use std::{
 };
 
 use super::{Access, File, Fs, Lock, LockError, SECTOR};
+use crate::record::is_zero;
 
 const ROOT: u64 = 0;
 const SECTOR_LEN: usize = SECTOR as usize;
@@ -73,6 +79,13 @@ impl MemFs {
         Self(Arc::new(Mutex::new(State { nodes, next_node: ROOT + 1, ..State::default() })))
     }
 
+    /// An empty file system of which a crash leaves nothing.
+    pub fn volatile() -> Self {
+        let fs = Self::new();
+        fs.state().is_volatile = true;
+        fs
+    }
+
     /// What a crash now would leave, as a file system of its own without faults.
     pub fn crash(&self, loss: Loss) -> MemFs {
         let state = self.state();
@@ -85,8 +98,25 @@ impl MemFs {
                 Node::File(file) => (id, Node::File(file.crash(&mut fate))),
             })
             .collect();
-        let crashed = State { nodes, next_node: state.next_node, ..State::default() };
+        let State { next_node, is_volatile, .. } = *state;
+        let crashed = State { nodes, next_node, is_volatile, ..State::default() };
         MemFs(Arc::new(Mutex::new(crashed)))
+    }
+
+    /// The bytes that contents take in memory, without what it takes to find them.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state();
+        let sectors = |node: &Node| match node {
+            Node::Dir(_) => 0,
+            Node::File(file) => {
+                let is_live = |(at, sector): &(&u64, &Sector)| {
+                    file.live.get(at).is_some_and(|live| Arc::ptr_eq(live, sector))
+                };
+                let n_old = file.durable.iter().filter(|held| !is_live(held)).count();
+                file.live.len() + n_old
+            }
+        };
+        state.nodes.values().map(|node| sectors(node) as u64 * SECTOR).sum()
     }
 
     /// How many operations of this kind were attempted so far.
@@ -125,17 +155,17 @@ impl Fs for MemFs {
         state.begin(Op::Any)?;
         let (dir, name) = state.split(path)?;
         let id = state.next_node;
-        state.dir(dir)?.link(name, id)?;
+        state.link(dir, name, id)?;
         state.nodes.insert(id, Node::File(MemFile::default()));
         state.next_node += 1;
-        Ok(Box::new(Handle { fs: self.clone(), id, access: Access::ReadWrite }))
+        Ok(Handle::open(self, &mut state, id, Access::ReadWrite))
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         let mut state = self.state();
         let id = state.find(path)?;
         state.file(id)?;
-        Ok(Box::new(Handle { fs: self.clone(), id, access }))
+        Ok(Handle::open(self, &mut state, id, access))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -143,7 +173,7 @@ impl Fs for MemFs {
         state.begin(Op::Any)?;
         let (dir, name) = state.split(path)?;
         let id = state.next_node;
-        state.dir(dir)?.link(name, id)?;
+        state.link(dir, name, id)?;
         state.nodes.insert(id, Node::Dir(MemDir::default()));
         state.next_node += 1;
         Ok(())
@@ -163,10 +193,8 @@ impl Fs for MemFs {
         if from_dir != to_dir {
             return Err(io::ErrorKind::CrossesDevices.into());
         }
-        let dir = state.dir(from_dir)?;
-        let id = *dir.live.get(&from).ok_or(io::ErrorKind::NotFound)?;
-        dir.change(Change::Rename { from, to, id });
-        Ok(())
+        let id = *state.dir(from_dir)?.live.get(&from).ok_or(io::ErrorKind::NotFound)?;
+        state.change(from_dir, Change::Rename { from, to, id })
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -175,8 +203,7 @@ impl Fs for MemFs {
         let id = state.find(path)?;
         state.file(id)?;
         let (dir, name) = state.split(path)?;
-        state.dir(dir)?.change(Change::Unlink { name });
-        Ok(())
+        state.change(dir, Change::Unlink { name })
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -187,17 +214,20 @@ impl Fs for MemFs {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         let (dir, name) = state.split(path)?;
-        state.dir(dir)?.change(Change::Unlink { name });
-        Ok(())
+        state.change(dir, Change::Unlink { name })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.begin(Op::Sync)?;
         let id = state.find(dir)?;
+        let is_volatile = state.is_volatile;
         let dir = state.dir(id)?;
-        dir.durable = dir.live.clone();
-        dir.pending.clear();
+        if !is_volatile {
+            dir.durable = dir.live.clone();
+            dir.pending.clear();
+        }
+        state.sweep();
         Ok(())
     }
 
@@ -244,6 +274,11 @@ struct Handle {
 }
 
 impl Handle {
+    fn open(fs: &MemFs, state: &mut State, id: u64, access: Access) -> Box<dyn File> {
+        *state.users.entry(id).or_default() += 1;
+        Box::new(Handle { fs: fs.clone(), id, access })
+    }
+
     /// Runs a change on the file unless a fault or the way it was opened forbids it.
     fn change<T>(&self, op: Op, run: impl FnOnce(&mut MemFile) -> T) -> io::Result<T> {
         if self.access == Access::Read {
@@ -257,7 +292,20 @@ impl Handle {
             file.stale.append(&mut file.dirty);
         }
         begun?;
-        Ok(run(file))
+        state.write(self.id, run)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = self.fs.state();
+        if let Some(n) = state.users.get_mut(&self.id) {
+            *n -= 1;
+            if *n == 0 {
+                state.users.remove(&self.id);
+                state.sweep();
+            }
+        }
     }
 }
 
@@ -273,7 +321,7 @@ impl File for Handle {
         let mut state = self.fs.state();
         let short = state.begin(Op::Write)?;
         let bytes = if short { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
-        state.file(self.id)?.write(offset, bytes);
+        state.write(self.id, |file| file.write(offset, bytes))?;
         Ok(bytes.len())
     }
 
@@ -307,6 +355,9 @@ impl File for Handle {
 struct State {
     nodes: BTreeMap<u64, Node>,
     next_node: u64,
+    /// How many handles each file has.
+    users: BTreeMap<u64, usize>,
+    is_volatile: bool,
     locked: BTreeSet<u64>,
     counts: [u64; 4],
     faults: Vec<(Op, u64, Fault)>,
@@ -332,6 +383,53 @@ impl State {
             Some(Fault::Short) => Ok(true),
             Some(Fault::Stop) | None => Ok(false),
         }
+    }
+
+    fn link(&mut self, dir: u64, name: OsString, id: u64) -> io::Result<()> {
+        if self.dir(dir)?.live.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.change(dir, Change::Link { name, id })
+    }
+
+    fn change(&mut self, dir: u64, change: Change) -> io::Result<()> {
+        let is_volatile = self.is_volatile;
+        let dir = self.dir(dir)?;
+        apply(&mut dir.live, &change);
+        if !is_volatile {
+            dir.pending.push(change);
+        }
+        self.sweep();
+        Ok(())
+    }
+
+    /// Runs a change on the contents of a file.
+    fn write<T>(&mut self, id: u64, run: impl FnOnce(&mut MemFile) -> T) -> io::Result<T> {
+        let is_volatile = self.is_volatile;
+        let file = self.file(id)?;
+        let result = run(file);
+        if is_volatile {
+            file.dirty.clear();
+        }
+        Ok(result)
+    }
+
+    /// Drops what has neither a name, now or after a crash, nor a user.
+    ///
+    /// Looks at all there is, which is a few dozen files, whenever a name or a user goes.
+    fn sweep(&mut self) {
+        let mut kept: BTreeSet<u64> = self.users.keys().copied().collect();
+        kept.insert(ROOT);
+        for node in self.nodes.values() {
+            if let Node::Dir(dir) = node {
+                kept.extend(dir.live.values().chain(dir.durable.values()));
+                kept.extend(dir.pending.iter().filter_map(|change| match change {
+                    Change::Link { id, .. } | Change::Rename { id, .. } => Some(id),
+                    Change::Unlink { .. } => None,
+                }));
+            }
+        }
+        self.nodes.retain(|id, _| kept.contains(id));
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -387,19 +485,6 @@ struct MemDir {
 }
 
 impl MemDir {
-    fn link(&mut self, name: OsString, id: u64) -> io::Result<()> {
-        if self.live.contains_key(&name) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.change(Change::Link { name, id });
-        Ok(())
-    }
-
-    fn change(&mut self, change: Change) {
-        apply(&mut self.live, &change);
-        self.pending.push(change);
-    }
-
     fn crash(&self, fate: &mut Fate) -> MemDir {
         let mut live = self.durable.clone();
         for change in &self.pending {
@@ -460,13 +545,18 @@ impl MemFile {
         let mut at = offset;
         while !bytes.is_empty() {
             let within = (at % SECTOR) as usize;
-            let n = (SECTOR_LEN - within).min(bytes.len());
-            let sector = self.live.entry(at / SECTOR).or_insert_with(|| [0; SECTOR_LEN].into());
-            Arc::make_mut(sector)[within..][..n].copy_from_slice(&bytes[..n]);
+            let (part, rest) = bytes.split_at((SECTOR_LEN - within).min(bytes.len()));
+            match self.live.entry(at / SECTOR) {
+                Entry::Vacant(_) if is_zero(part) => {}
+                entry => {
+                    let sector = entry.or_insert_with(|| [0; SECTOR_LEN].into());
+                    Arc::make_mut(sector)[within..][..part.len()].copy_from_slice(part);
+                }
+            }
             self.stale.remove(&(at / SECTOR));
             self.dirty.insert(at / SECTOR);
-            bytes = &bytes[n..];
-            at += n as u64;
+            bytes = rest;
+            at += part.len() as u64;
         }
         self.size = self.size.max(at);
     }

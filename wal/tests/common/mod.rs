@@ -5,15 +5,30 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use wal::{Batch, Entry, Error, HardState, Marker, Opened, Options, Wal, fs::MemFs};
+use wal::{
+    Batch, Doomed, Entry, Error, HardState, Marker, Opened, Options, Prepared, Wal, fs::MemFs,
+};
 
 pub const DIR: &str = "/wal";
 pub const OPTIONS: Options = Options { cluster: 0xc1, node: 3, segment_bytes: 4096 };
 
 #[derive(Debug, Clone)]
 pub enum Step {
-    Save { marker: Option<Marker>, entries: Vec<Entry>, hard_state: Option<HardState> },
+    Save {
+        marker: Option<Marker>,
+        entries: Vec<Entry>,
+        hard_state: Option<HardState>,
+    },
+    /// Forgets and deletes at once.
     Release(u64),
+    /// Forgets; an earlier deletion that was not run yet is dropped.
+    Forget(u64),
+    /// Deletes what was forgotten last.
+    Delete,
+    /// Prepares a file if the log wants one.
+    Prepare,
+    /// Supplies what was prepared.
+    Supply,
 }
 
 /// What a log must hold, as simply as it can be said.
@@ -48,7 +63,10 @@ impl Model {
 
     pub fn apply(&mut self, step: &Step) {
         match step {
-            Step::Release(through) => self.released = self.released.max(*through),
+            Step::Delete | Step::Prepare | Step::Supply => {}
+            Step::Release(through) | Step::Forget(through) => {
+                self.released = self.released.max(*through)
+            }
             Step::Save { marker, entries, hard_state } => {
                 if let Some(marker) = marker {
                     if self.term(marker.index) != Some(marker.term) {
@@ -134,6 +152,52 @@ pub fn script() -> Vec<Step> {
     ]
 }
 
+/// Rotation into prepared files, in time and too late, and deletions that run late or never.
+pub fn deferred() -> Vec<Step> {
+    vec![
+        Step::Prepare,
+        save(None, [entry(2, 1, 1500)], Some((1, 2, 2))),
+        Step::Supply,
+        save(Some((2, 1)), [entry(3, 1, 1500)], Some((1, 2, 3))),
+        Step::Prepare,
+        save(None, [entry(4, 1, 2500)], Some((1, 2, 4))),
+        Step::Forget(2),
+        save(Some((4, 1)), [entry(5, 2, 100)], Some((2, 0, 5))),
+        Step::Supply,
+        save(None, [entry(6, 2, 3000)], Some((2, 0, 5))),
+        Step::Delete,
+        Step::Prepare,
+        Step::Forget(3),
+        Step::Supply,
+        save(None, [entry(7, 2, 3000)], Some((2, 0, 7))),
+        Step::Forget(4),
+        save(Some((7, 2)), [entry(8, 2, 10)], None),
+        Step::Delete,
+        save(None, [entry(9, 2, 10)], Some((3, 0, 9))),
+    ]
+}
+
+/// Snapshots from elsewhere: one for an entry that the log holds in another term, with more behind
+/// it, and one far ahead of the log.
+pub fn installed() -> Vec<Step> {
+    vec![
+        save(None, [entry(2, 1, 100), entry(3, 1, 900)], Some((1, 2, 3))),
+        save(None, [entry(4, 2, 700), entry(5, 2, 700), entry(6, 2, 700)], Some((2, 0, 3))),
+        save(Some((5, 3)), [], Some((3, 0, 5))),
+        Step::Prepare,
+        save(None, [entry(6, 3, 1800)], None),
+        Step::Supply,
+        save(None, [entry(7, 3, 2500)], Some((3, 1, 6))),
+        Step::Forget(5),
+        save(Some((30, 4)), [], Some((5, 0, 30))),
+        Step::Delete,
+        save(None, [entry(31, 5, 10)], Some((5, 2, 30))),
+        save(None, [entry(32, 5, 3000)], Some((5, 2, 31))),
+        Step::Release(30),
+        save(None, [entry(32, 6, 10)], Some((6, 0, 32))),
+    ]
+}
+
 pub fn create(fs: &MemFs) -> Result<Wal, Error> {
     let genesis = Model::genesis();
     let mut batch = Batch::new();
@@ -146,11 +210,38 @@ pub fn open(fs: &MemFs) -> Result<(Wal, Opened), Error> {
     Wal::open(Arc::new(fs.clone()), Path::new(DIR), OPTIONS, &|| false)
 }
 
-pub fn take(wal: &mut Wal, step: &Step) -> Result<(), Error> {
-    match step {
-        Step::Release(through) => wal.release(*through).map(drop),
-        Step::Save { .. } => wal.save(&mut batch(step)),
+/// What the log has handed out. A crash empties them.
+#[derive(Default)]
+pub struct Hands {
+    pub doomed: Option<Doomed>,
+    pub prepared: Option<Prepared>,
+}
+
+impl Hands {
+    pub fn take(&mut self, wal: &mut Wal, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Save { .. } => wal.save(&mut batch(step))?,
+            Step::Release(through) => {
+                wal.release(*through)?.map(Doomed::delete).transpose()?;
+            }
+            Step::Forget(through) => self.doomed = wal.release(*through)?,
+            Step::Delete => {
+                self.doomed.take().map(Doomed::delete).transpose()?;
+            }
+            Step::Prepare => {
+                if let Some(preparation) = wal.wants_segment() {
+                    self.prepared = Some(preparation.run()?);
+                }
+            }
+            Step::Supply => self.prepared.take().into_iter().for_each(|file| wal.supply(file)),
+        }
+        Ok(())
     }
+}
+
+/// A step that leaves nothing in the hands.
+pub fn take(wal: &mut Wal, step: &Step) -> Result<(), Error> {
+    Hands::default().take(wal, step)
 }
 
 pub fn batch(step: &Step) -> Batch {
