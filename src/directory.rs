@@ -3,8 +3,10 @@
 //! ```text
 //!  LOCK       held while a node runs; holds the holder's process id
 //!  identity   who this member is; its rename is the moment the directory exists (see identity)
+//!  pins       who the others are (see pins)
 //!  wal/       the log (see the wal crate)
 //!  snap/      snapshot files (see snapshot)
+//!  removed    why this member never runs again, once the cluster has removed it
 //! ```
 //!
 //! Refuses: directories of other members, of other programs and damaged ones, without changing
@@ -13,21 +15,25 @@
 //! Invariants:
 //! - D1 Nothing is created before the directory is known to be usable and every address is
 //!   bound.
-//! - D2 `identity` exists only when `wal/` and `snap/` are durable. A directory without it holds
-//!   nothing that any member was ever told of.
+//! - D2 `identity` names a cluster only when `wal/` and `snap/` are durable. A directory without
+//!   it, or whose identity names none yet because it is still joining, holds nothing that any
+//!   member was ever told of.
 //! - D3 A snapshot without a marker in the log is an orphan of a crash and is deleted; a marker
 //!   without its snapshot is damage, unless the log reaches back to an older one (N5).
+//! - D4 A member that was removed stays removed: nothing starts on its directory again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use raft::eraftpb::SnapshotMetadata;
 use slog::{Logger, info, warn};
 use wal::Wal;
 use wal::fs::{Access, Fs};
 
 use crate::identity::{self, Identity};
 use crate::membership::Book;
+use crate::node::Kept;
 use crate::snapshot::{self, Header};
 use crate::storage::{self, Storage};
 use crate::{Config, Error};
@@ -36,12 +42,46 @@ const IDENTITY: &str = "identity";
 const LOCK: &str = "LOCK";
 const WAL: &str = "wal";
 const SNAP: &str = "snap";
+const PINS: &str = "pins";
+const REMOVED: &str = "removed";
+
+/// Has a member that is about to join registered, and learns its cluster's id.
+pub(crate) type Register<'a> = &'a mut dyn FnMut(&Identity) -> Result<u64, Error>;
+
+/// Where `config` keeps its files.
+pub(crate) fn path(config: &Config) -> PathBuf {
+    config.data_dir.clone()
+}
+
+/// Where `config` keeps its snapshots.
+pub(crate) fn snap_dir(config: &Config) -> PathBuf {
+    config.data_dir.join(SNAP)
+}
+
+/// Writes the tombstone of a member that was removed (D4).
+///
+/// # Errors
+///
+/// It cannot be written.
+pub(crate) fn bury(fs: &dyn Fs, config: &Config, why: &str) -> Result<(), Error> {
+    let file = config.data_dir.join(REMOVED);
+    let text = format!("{why}\n");
+    wal::fs::write_file_durably(fs, &file, text.as_bytes())
+        .map_err(|source| unusable("write", &file, source))
+}
 
 /// What the directory gives a node to start with.
 pub(crate) struct Recovered {
     pub(crate) identity: Identity,
     pub(crate) storage: Storage,
+    /// Of the snapshot that the state machine begins with.
     pub(crate) header: Header,
+    /// Its state.
+    pub(crate) snapshot: Box<dyn std::io::Read + Send>,
+    /// The snapshots that the log vouches for, oldest first.
+    pub(crate) kept: Vec<Kept>,
+    /// The address book as of everything that is known to be committed.
+    pub(crate) latest: Book,
     /// Held until the node ends.
     pub(crate) lock: wal::fs::Lock,
 }
@@ -56,6 +96,8 @@ pub(crate) struct Directory {
 enum State {
     /// Missing, empty, or the remains of a founding that was cut off.
     New,
+    /// Its member has not learnt yet which cluster it joins.
+    Joining(Identity, wal::fs::Lock),
     Used(Identity, wal::fs::Lock),
 }
 
@@ -73,7 +115,10 @@ impl Directory {
             Err(source) => return Err(unusable("read", &path, source)),
         };
         let ours = |name: &String| {
-            matches!(name.as_str(), IDENTITY | LOCK | WAL | SNAP | "identity.tmp" | "lost+found")
+            matches!(
+                name.as_str(),
+                IDENTITY | LOCK | WAL | SNAP | PINS | "identity.tmp" | "pins.tmp" | "lost+found"
+            )
         };
         if !names.iter().any(|name| name == IDENTITY) {
             let strange = names.iter().find(|name| !ours(name));
@@ -85,62 +130,89 @@ impl Directory {
         // Whose directory it is can be read without a lock, and a stranger's is not touched.
         let identity = read_identity(&*fs, &path, config)?;
         let lock = lock(&*fs, &path)?;
-        Ok(Self { fs, path, state: State::Used(identity, lock) })
+        let tombstone = path.join(REMOVED);
+        if exists(&*fs, &tombstone)? {
+            let why = wal::fs::read_file(&*fs, &tombstone, 64 << 10)
+                .map_err(|source| unusable("read", &tombstone, source))?;
+            return Err(Error::Removed(String::from_utf8_lossy(&why).trim().to_owned()));
+        }
+        let is_joining = identity.cluster == 0;
+        let state = if is_joining { State::Joining } else { State::Used };
+        Ok(Self { fs, path, state: state(identity, lock) })
     }
 
-    /// Replays what is there, or founds this member's directory.
+    /// Nothing is in it that any member was ever told of: the flags say who this is and where.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.state, State::New | State::Joining(..))
+    }
+
+    /// Replays what is there, or founds this member's directory, or fills it once `register` has
+    /// had the member taken in.
     ///
     /// # Errors
     ///
-    /// Damage, a foreign directory, a disk that refuses, or a stop in between.
+    /// Damage, a foreign directory, a disk that refuses, a stop in between, or a refusal to take
+    /// the member in.
     pub(crate) fn open(
         self,
         config: &Config,
+        register: Register<'_>,
         stop: &AtomicBool,
         logger: &Logger,
     ) -> Result<Recovered, Error> {
         let Self { fs, path, state } = self;
-        match state {
-            State::Used(identity, lock) => {
-                recover(&fs, &path, identity, lock, config, stop, logger)
+        let (identity, lock) = match state {
+            State::Used(identity, lock) => (identity, lock),
+            State::Joining(identity, lock) => {
+                return join(&fs, &path, identity, lock, config, register);
             }
-            State::New => found(&fs, &path, config, stop, logger),
-        }
+            State::New => {
+                let lock = begin(&*fs, &path)?;
+                if exists(&*fs, &path.join(IDENTITY))? {
+                    // Someone else began it between our look and our lock.
+                    (read_identity(&*fs, &path, config)?, lock)
+                } else if config.join {
+                    let incarnation = u128::from_le_bytes(identity::random());
+                    let identity = Identity { node: config.id, incarnation, cluster: 0 };
+                    write_identity(&*fs, &path, &identity)?;
+                    return join(&fs, &path, identity, lock, config, register);
+                } else {
+                    return found(&fs, &path, lock, config, logger);
+                }
+            }
+        };
+        recover(&fs, &path, identity, lock, config, stop, logger)
     }
 }
 
-fn found(
-    fs: &Arc<dyn Fs>,
-    path: &Path,
-    config: &Config,
-    stop: &AtomicBool,
-    logger: &Logger,
-) -> Result<Recovered, Error> {
-    let create = |operation, path: &Path, result: std::io::Result<()>| {
-        result.map_err(|source| unusable(operation, path, source))
-    };
-    if !exists(&**fs, path)? {
+fn create(operation: &'static str, path: &Path, result: std::io::Result<()>) -> Result<(), Error> {
+    result.map_err(|source| unusable(operation, path, source))
+}
+
+/// Makes the directory itself, and locks it.
+fn begin(fs: &dyn Fs, path: &Path) -> Result<wal::fs::Lock, Error> {
+    if !exists(fs, path)? {
         create("create", path, fs.create_dir(path))?;
         create("sync", wal::fs::parent(path), fs.sync_dir(wal::fs::parent(path)))?;
     }
-    let lock = lock(&**fs, path)?;
-    if exists(&**fs, &path.join(IDENTITY))? {
-        // Someone else founded it between our look and our lock.
-        let identity = read_identity(&**fs, path, config)?;
-        return recover(fs, path, identity, lock, config, stop, logger);
-    }
-    let cluster = identity::cluster_id(&config.founders, &config.cluster_token);
-    refuse_orphaned_log(fs, path, config, cluster)?;
-    let header = Header::genesis(cluster, Book::founding(&config.founders));
-    // Remains of a founding that was cut off: nobody was ever told of them (D2). What a founding
-    // does not write is not one's remains.
+    lock(fs, path)
+}
+
+fn write_identity(fs: &dyn Fs, path: &Path, identity: &Identity) -> Result<(), Error> {
+    let file = path.join(IDENTITY);
+    create("write", &file, wal::fs::write_file_durably(fs, &file, &identity.encode()))
+}
+
+/// Removes what a founding or a joining that was cut off has left: nobody was ever told of it
+/// (D2). What that does not write is not its remains.
+fn clear_remains(fs: &dyn Fs, path: &Path, snapshot: Option<&str>) -> Result<(), Error> {
     for directory in [WAL, SNAP] {
         let directory = path.join(directory);
         for name in fs.list(&directory).unwrap_or_default() {
             let file = directory.join(&name);
             let name = name.to_string_lossy();
             let temporary = name.ends_with(".tmp") || name.ends_with(".wal");
-            if !temporary && name != header.file_name() {
+            if !temporary && Some(&*name) != snapshot {
                 return Err(Error::Corrupt(format!(
                     "{} is there but no identity file; restore that from a copy, or choose an \
                      empty --data-dir",
@@ -151,19 +223,66 @@ fn found(
         }
     }
     let snap = path.join(SNAP);
-    if !exists(&**fs, &snap)? {
+    if !exists(fs, &snap)? {
         create("create", &snap, fs.create_dir(&snap))?;
     }
-    let encoded = header.encode();
-    let file = snap.join(header.file_name());
-    create("write", &file, wal::fs::write_file_durably(&**fs, &file, &encoded))?;
+    Ok(())
+}
+
+/// Fills the directory of a member that is taken into a cluster: with an empty log, which the
+/// leader's snapshot will begin.
+fn join(
+    fs: &Arc<dyn Fs>,
+    path: &Path,
+    identity: Identity,
+    lock: wal::fs::Lock,
+    config: &Config,
+    register: Register<'_>,
+) -> Result<Recovered, Error> {
+    let cluster = match register(&identity) {
+        Err(Error::Removed(why)) => {
+            bury(&**fs, config, &why)?;
+            return Err(Error::Removed(why));
+        }
+        other => other?,
+    };
+    clear_remains(&**fs, path, None)?;
+    create("sync", path, fs.sync_dir(path))?;
+    let options = wal_options(config, cluster);
+    let wal = Wal::create(Arc::clone(fs), &path.join(WAL), options, &mut wal::Batch::new())
+        .map_err(|error| starting(error, path))?;
+    let identity = Identity { cluster, ..identity };
+    write_identity(&**fs, path, &identity)?;
+    Ok(Recovered {
+        identity,
+        storage: Storage::new(wal, SnapshotMetadata::default()),
+        header: Header::void(cluster),
+        snapshot: Box::new(std::io::empty()),
+        kept: Vec::new(),
+        latest: Book::default(),
+        lock,
+    })
+}
+
+fn found(
+    fs: &Arc<dyn Fs>,
+    path: &Path,
+    lock: wal::fs::Lock,
+    config: &Config,
+    logger: &Logger,
+) -> Result<Recovered, Error> {
+    let cluster = identity::cluster_id(&config.founders, &config.cluster_token);
+    refuse_orphaned_log(fs, path, config, cluster)?;
+    let header = Header::genesis(cluster, Book::founding(&config.founders));
+    clear_remains(&**fs, path, Some(&header.file_name()))?;
+    let snap = path.join(SNAP);
+    let tmp = snap.join(snapshot::temporary_name(header.term, header.index, 0));
+    let genesis = snapshot::write(fs, &tmp, &header, |_| Ok(()))
+        .and_then(|file| file.give_final_name(&**fs))
+        .map_err(|failure| Error::Disk(failure.to_string()))?;
     create("sync", path, fs.sync_dir(path))?;
 
-    let marker = wal::Marker {
-        index: header.index,
-        term: header.term,
-        checksum: snapshot::checksum(&encoded),
-    };
+    let marker = genesis.marker;
     let mut first = wal::Batch::new();
     first.set_marker(marker);
     first.set_hard_state(wal::HardState { term: header.term, vote: 0, commit: header.index });
@@ -173,12 +292,23 @@ fn found(
 
     let incarnation = u128::from_le_bytes(identity::random());
     let identity = Identity { node: config.id, incarnation, cluster };
-    let file = path.join(IDENTITY);
-    create("write", &file, wal::fs::write_file_durably(&**fs, &file, &identity.encode()))?;
+    write_identity(&**fs, path, &identity)?;
     info!(logger, "founded data directory"; "path" => %path.display(),
         "cluster" => format!("{cluster:016x}"));
     let storage = Storage::new(wal, storage::metadata(marker, header.conf_state.clone()));
-    Ok(Recovered { identity, storage, header, lock })
+    Ok(Recovered {
+        identity,
+        storage,
+        latest: header.book.clone(),
+        snapshot: Box::new(std::io::empty()),
+        kept: vec![kept(marker, genesis.path, genesis.bytes)],
+        header,
+        lock,
+    })
+}
+
+fn kept(marker: wal::Marker, path: PathBuf, bytes: u64) -> Kept {
+    Kept { index: marker.index, term: marker.term, path, bytes }
 }
 
 /// A log that was written to, in a directory that lost its identity: acknowledged data, not the
@@ -244,7 +374,8 @@ fn recover(
         warn!(logger, "cut the torn end of the log: a batch that was never acknowledged";
             "path" => %torn.path.display(), "offset" => torn.offset, "bytes" => torn.bytes);
     }
-    let header = load_snapshot(fs, &path.join(SNAP), &wal, logger)?;
+    let Loaded { header, marker, snapshot, kept } =
+        load_snapshot(fs, &path.join(SNAP), &wal, identity.cluster, &stopped, logger)?;
     if header.cluster != identity.cluster {
         return Err(Error::Corrupt(format!(
             "{} holds a snapshot of cluster {:016x}, its identity names {:016x}",
@@ -253,24 +384,36 @@ fn recover(
             identity.cluster
         )));
     }
-    let flags = Book::founding(&config.founders);
-    if flags.members.iter().map(|(id, m)| (id, &m.url)).ne(header
-        .book
-        .members
-        .iter()
-        .map(|(id, m)| (id, &m.url)))
-    {
-        info!(logger, "--cluster differs from the address book, which rules";
-            "path" => %path.display());
-    }
-    let marker = wal::Marker { index: header.index, term: header.term, checksum: 0 };
-    let metadata = storage::metadata(marker, header.conf_state.clone());
     info!(logger, "recovered"; "path" => %path.display(),
         "cluster" => format!("{:016x}", identity.cluster), "first" => wal.first_index(),
         "last" => wal.last_index(), "snapshot" => header.index,
         "term" => wal.hard_state().term, "commit" => wal.hard_state().commit);
-    let storage = Storage::new(wal, metadata);
-    Ok(Recovered { identity, storage, header, lock })
+    let storage = Storage::new(wal, storage::metadata(marker, header.conf_state.clone()));
+    let mut latest = header.book.clone();
+    for change in storage.committed_changes(header.index)? {
+        // What does nothing when it is applied does nothing here.
+        latest = latest.after(&change).unwrap_or(latest);
+    }
+    if latest.removed.contains(&config.id) {
+        let why = format!("member {} was removed from the cluster", config.id);
+        bury(&**fs, config, &why)?;
+        return Err(Error::Removed(why));
+    }
+    let flags = config.founders.iter().map(|founder| (&founder.id, &founder.url));
+    let book = latest.members.iter().map(|(id, member)| (id, &member.url));
+    if !config.founders.is_empty() && flags.ne(book) {
+        info!(logger, "--cluster differs from the address book, which rules";
+            "path" => %path.display());
+    }
+    Ok(Recovered { identity, storage, header, snapshot, kept, latest, lock })
+}
+
+/// A snapshot to begin with.
+struct Loaded {
+    header: Header,
+    marker: wal::Marker,
+    snapshot: Box<dyn std::io::Read + Send>,
+    kept: Vec<Kept>,
 }
 
 /// The newest snapshot that the log vouches for (N5), after orphans are gone.
@@ -278,72 +421,89 @@ fn load_snapshot(
     fs: &Arc<dyn Fs>,
     directory: &Path,
     wal: &Wal,
+    cluster: u64,
+    stopped: &dyn Fn() -> bool,
     logger: &Logger,
-) -> Result<Header, Error> {
+) -> Result<Loaded, Error> {
     let names = fs.list(directory).map_err(|source| unusable("read", directory, source))?;
     let mut known = Vec::new();
     let mut orphans = Vec::new();
     for name in names {
         let file = directory.join(&name);
         let name = name.to_string_lossy();
-        let named = |marker: &&wal::Marker| {
-            format!("{:016x}-{:016x}.snap", marker.term, marker.index) == name
-        };
+        let named = |marker: &&wal::Marker| snapshot::file_name(marker.term, marker.index) == name;
         if let Some(marker) = wal.markers().iter().rev().find(named) {
             known.push((*marker, file));
-        } else if is_snapshot_name(&name) {
+        } else if snapshot::is_snapshot_name(&name) {
             orphans.push(file);
         }
     }
-    known.sort_by_key(|(marker, _)| std::cmp::Reverse(marker.index));
-    let mut problems = Vec::new();
+    known.sort_by_key(|(marker, _)| marker.index);
     let commit = wal.hard_state().commit;
-    for (marker, file) in known.iter().filter(|(marker, _)| marker.index <= commit) {
+    let usable = |marker: &wal::Marker| {
         let reaches = marker.index + 1 >= wal.first_index() && marker.index <= wal.last_index();
-        if !reaches {
+        marker.index <= commit && reaches
+    };
+    let mut problems = Vec::new();
+    let mut loaded = None;
+    while let Some((marker, file)) = known.pop() {
+        if !usable(&marker) {
+            orphans.push(file);
             continue;
         }
-        let read = read_head(&**fs, file).map_err(|error| format!("cannot be read: {error}"));
-        match read.and_then(|bytes| Header::decode(&bytes)) {
-            Ok((header, _, crc))
-                if crc == marker.checksum
-                    && (header.index, header.term) == (marker.index, marker.term) =>
-            {
-                for orphan in orphans {
-                    info!(logger, "removing a snapshot file that the log does not know";
-                        "path" => %orphan.display());
-                    fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
-                }
-                return Ok(header);
+        let verified = snapshot::verify(&**fs, &file, stopped);
+        match verified {
+            Ok(found) if found.marker == marker => {
+                loaded = Some((marker, file, found));
+                break;
             }
-            Ok(_) => problems.push(format!("{} is not the one the log names", file.display())),
-            Err(what) => problems.push(format!("{} {what}", file.display())),
+            Ok(_) => {
+                problems.push((format!("{} is not the one the log names", file.display()), file))
+            }
+            Err(_) if stopped() => return Err(Error::Interrupted),
+            Err(error) => problems.push((error.to_string(), file)),
         }
     }
-    problems.push(format!("{} holds no snapshot that the log can go on from", directory.display()));
-    Err(Error::Corrupt(problems.join("; ")))
-}
-
-/// `<term>-<index>.snap` in hex, or the temporary name of one: whatever else is there is not ours
-/// to remove.
-fn is_snapshot_name(name: &str) -> bool {
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
-    let Some((term, index)) = name.strip_suffix(".snap").and_then(|name| name.split_once('-'))
-    else {
-        return false;
+    // A member that joined and has not been sent a snapshot yet.
+    let is_void = wal.markers().is_empty() && wal.last_index() == 0;
+    if loaded.is_none() && !is_void {
+        let mut problems: Vec<String> = problems.into_iter().map(|(what, _)| what).collect();
+        problems.push(format!(
+            "{} holds no snapshot that the log, which has the entries {} to {}, can go on from",
+            directory.display(),
+            wal.first_index(),
+            wal.last_index()
+        ));
+        return Err(Error::Corrupt(problems.join("; ")));
+    }
+    for orphan in orphans {
+        info!(logger, "removing a snapshot file that the log does not go on from";
+            "path" => %orphan.display());
+        fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
+    }
+    for (what, file) in problems {
+        let mut broken = file.clone().into_os_string();
+        broken.push(".broken");
+        warn!(logger, "going on from an older snapshot"; "why" => what,
+            "kept_as" => %Path::new(&broken).display());
+        fs.rename(&file, Path::new(&broken)).map_err(|e| unusable("rename", &file, e))?;
+    }
+    let Some((marker, file, found)) = loaded else {
+        let (header, marker) =
+            (Header::void(cluster), wal::Marker { index: 0, term: 0, checksum: 0 });
+        let snapshot = Box::new(std::io::empty());
+        return Ok(Loaded { header, marker, snapshot, kept: Vec::new() });
     };
-    let is_hex = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    is_hex(term) && is_hex(index)
-}
-
-/// The beginning of a snapshot file: its header, and perhaps more.
-fn read_head(fs: &dyn Fs, file: &Path) -> std::io::Result<Vec<u8>> {
-    let file = fs.open(file, Access::Read)?;
-    let length = file.size()?.min(snapshot::MAX_HEADER_BYTES);
-    let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
-    let read = file.read_full_at(0, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
+    let reader = snapshot::Reader::open(&**fs, &file).map_err(|e| Error::Corrupt(e.to_string()))?;
+    let mut older = Vec::new();
+    for (marker, path) in known {
+        // Older ones are verified on the day they are needed.
+        let size = fs.open(&path, Access::Read).and_then(|file| file.size());
+        let bytes = size.map_err(|source| unusable("measure", &path, source))?;
+        older.push(kept(marker, path, bytes));
+    }
+    older.push(kept(marker, file, found.bytes));
+    Ok(Loaded { header: found.header, marker, snapshot: Box::new(reader), kept: older })
 }
 
 fn exists(fs: &dyn Fs, path: &Path) -> Result<bool, Error> {

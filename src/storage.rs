@@ -20,7 +20,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata};
+use protobuf::Message as _;
+use raft::eraftpb::{
+    ConfChange, ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata,
+};
 use raft::{GetEntriesContext, RaftState, StorageError};
 use wal::{Batch, Marker, Wal};
 
@@ -248,6 +251,25 @@ impl Storage {
     /// A failed or damaged read.
     pub(crate) fn read(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, Error> {
         self.fetch(low, high, max_bytes).map_err(disk)
+    }
+
+    /// The membership changes among the committed entries after `index`, for one who needs to
+    /// know where they lead before they are published.
+    ///
+    /// # Errors
+    ///
+    /// A failed or damaged read.
+    pub(crate) fn committed_changes(&self, index: u64) -> Result<Vec<ConfChange>, Error> {
+        let end = self.hard_state.commit.min(self.wal.last_index()) + 1;
+        let mut changes = Vec::new();
+        for index in self.wal.conf_changes((index + 1).max(self.wal.first_index()), end) {
+            let read = self.wal.entries(index, index + 1, u64::MAX).map_err(disk)?;
+            for entry in read.into_iter().map(decode_payload) {
+                // What cannot be decoded does nothing when it is published, either.
+                changes.extend(ConfChange::parse_from_bytes(&entry.data).ok());
+            }
+        }
+        Ok(changes)
     }
 
     fn fetch(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, wal::Error> {

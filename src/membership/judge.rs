@@ -60,11 +60,6 @@ pub(crate) fn judge(wish: &Wish, book: &Book, view: &View<'_>) -> Judgement {
     }
 }
 
-/// The change to a member that makes it a voter; it has caught up.
-pub(crate) fn promotion(id: u64, member: &Member) -> ConfChange {
-    conf_change(id, &Member { role: MemberRole::Voter, ..member.clone() })
-}
-
 /// Whether the change would leave a cluster that can go on.
 fn weigh(change: ConfChange, before: &Book, after: Book, view: &View<'_>) -> Judgement {
     let (n_voters, live) = (after.voters().count(), n_live(&after, view));

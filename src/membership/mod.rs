@@ -8,7 +8,7 @@ mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use self::judge::{Judgement, View, judge, promotion, refusal};
+pub(crate) use self::judge::{Judgement, View, judge, refusal};
 pub(crate) use self::record::{Call, Wish};
 
 /// Whether a member counts towards a quorum.

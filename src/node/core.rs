@@ -25,8 +25,7 @@ pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
 use super::proposals::Proposals;
 use super::reads::{self, Reads};
 use crate::channel::{
-    AppliedCell, Captured, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal,
-    Restore,
+    AppliedCell, Captured, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
 };
 use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
@@ -131,13 +130,8 @@ impl Core {
     /// raft refuses the configuration or what it finds in the storage.
     pub(crate) fn new(config: &Config, parts: Parts, logger: &Logger) -> Result<Self, Error> {
         let Parts { storage, cluster, book, pins, restore, applied, nonce, seed, .. } = parts;
-        let snapshots = Snapshots::new(
-            parts.fs,
-            parts.snap_dir,
-            config.snapshots,
-            parts.kept,
-            parts.captured,
-        );
+        let snapshots =
+            Snapshots::new(parts.fs, parts.snap_dir, config.snapshots, parts.kept, parts.captured);
         let election_tick = config.election_ticks();
         let raft_config = raft::Config {
             id: config.id,
@@ -210,6 +204,11 @@ impl Core {
 
     pub(crate) fn book(&self) -> &Book {
         &self.book
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hard_state(&self) -> &HardState {
+        self.raw.store().hard_state()
     }
 
     /// Grows whenever the book changes.

@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
 use slog::{Logger, error, info, warn};
 use wal::fs::{DiskFs, Fs, MemFs};
 
+pub(crate) use self::core::Kept;
 use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
 use self::sinks::Sinks;
 use self::workers::Workers;
@@ -129,8 +130,7 @@ impl Node {
         };
         // A directory that is empty is filled only once the address is bound.
         let early = if is_empty { Some(bind(&own_url, listener.take())?) } else { None };
-        let mut register =
-            |identity: &Identity| join::register(&config, identity, stop, &logger);
+        let mut register = |identity: &Identity| join::register(&config, identity, stop, &logger);
         let recovered = directory.open(&config, &mut register, stop, &logger);
         let Recovered { identity, storage, header, latest, snapshot, kept, lock } =
             recovered.map_err(|error| with_commands(error, &config))?;

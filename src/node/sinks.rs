@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use wal::fs::Fs;
 
-use crate::snapshot::{Incoming, Received};
+use crate::snapshot::{self, Announced, Incoming, Received};
 use crate::transport::{SnapshotSink, SnapshotSinks};
 
 /// Opens a temporary file for each snapshot that arrives.
@@ -26,25 +26,23 @@ impl Sinks {
 
 impl SnapshotSinks for Sinks {
     fn begin(&self, from: u64, len: u64, checksum: u64) -> io::Result<Box<dyn SnapshotSink>> {
-        // Never the same name twice: an abandoned file may be removed later than the next begins.
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!("received-{from}-{count}.snap.tmp"));
-        let incoming = Incoming::begin(Arc::clone(&self.fs), &path, len, checksum)?;
-        Ok(Box::new(Sink { incoming, cluster: self.cluster }))
+        // Serials tell what is received apart from what is taken, which has 0, and from what was
+        // given up a moment ago and is still being removed. The index is in the file itself.
+        let serial = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = self.directory.join(snapshot::temporary_name(0, from, serial));
+        let announced = Announced { cluster: self.cluster, bytes: len, checksum };
+        Ok(Box::new(Sink(Incoming::begin(&self.fs, &path, announced)?)))
     }
 }
 
-struct Sink {
-    incoming: Incoming,
-    cluster: u64,
-}
+struct Sink(Incoming);
 
 impl SnapshotSink for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.incoming.write(bytes)
+        Ok(self.0.write(bytes)?)
     }
 
     fn finish(self: Box<Self>) -> Result<Received, String> {
-        self.incoming.finish(self.cluster).map_err(|error| error.to_string())
+        self.0.finish().map_err(|error| error.to_string())
     }
 }

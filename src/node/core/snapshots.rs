@@ -27,14 +27,13 @@ use slog::{error, info, warn};
 use wal::fs::Fs;
 
 use super::{Core, Send};
+use crate::Error;
 use crate::channel::{
     Captured, Commit, Outcome, Refusal, Restore, SnapshotRequest, SnapshotTaken, SnapshotWish,
     Unknown,
 };
 use crate::config::SnapshotPolicy;
-use crate::snapshot::{self, Header, Received, WriteError, Written};
-use crate::transport::Frame;
-use crate::Error;
+use crate::snapshot::{self, Failure, Header, Received, SnapshotFile};
 
 /// Ticks between a snapshot that failed and the next try.
 const RETRY_TICKS: u64 = 1000;
@@ -61,7 +60,7 @@ pub(crate) enum Task {
 /// What another thread has done.
 pub(crate) enum Done {
     /// The consumer's state is in a file, or not.
-    Taken { index: u64, result: Result<Written, NotTaken>, took: Duration },
+    Taken { index: u64, result: Result<SnapshotFile, NotTaken>, took: Duration },
     /// [`Task::Remove`].
     Removed(PathBuf, std::io::Result<()>),
     /// [`Task::Delete`].
@@ -73,17 +72,17 @@ pub(crate) enum Done {
 /// Why there is no snapshot.
 pub(crate) enum NotTaken {
     Declined,
-    Failed(WriteError),
+    Failed(Failure),
 }
 
 /// Writes a captured state to its temporary file. Blocks for as long as that takes.
-pub(crate) fn write_captured(fs: &dyn Fs, directory: &Path, captured: Captured) -> Done {
+pub(crate) fn write_captured(fs: &Arc<dyn Fs>, directory: &Path, captured: Captured) -> Done {
     let Captured { header, write } = captured;
     let (index, started) = (header.index, Instant::now());
     let result = match write {
         None => Err(NotTaken::Declined),
         Some(write) => {
-            let path = directory.join(format!("{}.tmp", header.file_name()));
+            let path = directory.join(snapshot::temporary_name(header.term, index, 0));
             snapshot::write(fs, &path, &header, write).map_err(NotTaken::Failed)
         }
     };
@@ -250,17 +249,6 @@ impl Snapshots {
             !doomed
         });
     }
-
-    /// Gives a durable file its final name, and makes that durable (B2).
-    fn name(&self, from: &Path, header: &Header) -> Result<PathBuf, Error> {
-        let path = self.directory.join(header.file_name());
-        let failed = |operation: &str, path: &Path, error: std::io::Error| {
-            Error::Disk(format!("cannot {operation} {}: {error}", path.display()))
-        };
-        self.fs.rename(from, &path).map_err(|e| failed("name", &path, e))?;
-        self.fs.sync_dir(&self.directory).map_err(|e| failed("sync", &self.directory, e))?;
-        Ok(path)
-    }
 }
 
 impl Wished {
@@ -328,7 +316,9 @@ impl Core {
         if snapshots.is_taking() || self.ticks < snapshots.not_before {
             return;
         }
-        let newest = snapshots.newest().map_or(0, |newest| newest.index);
+        // Behind a newest one that was found damaged at the start the log takes no marker.
+        let marked = self.raw.store().wal().marker().map_or(0, |marker| marker.index);
+        let newest = snapshots.newest().map_or(0, |newest| newest.index).max(marked);
         let asked = snapshots.is_wanted || !snapshots.wishes.is_empty();
         if self.published <= newest || !(asked || snapshots.is_due(self.published)) {
             return;
@@ -351,7 +341,7 @@ impl Core {
     fn taken(
         &mut self,
         index: u64,
-        result: Result<Written, NotTaken>,
+        result: Result<SnapshotFile, NotTaken>,
         took: Duration,
     ) -> Result<(), Error> {
         let taking = self.snapshots.taking.take();
@@ -370,8 +360,8 @@ impl Core {
             self.snapshots.tasks.push(Task::Remove(written.path));
             return Ok(());
         }
-        let Written { header, path, bytes, marker, .. } = written;
-        let path = self.snapshots.name(&path, &header)?;
+        let named = written.give_final_name(&*self.snapshots.fs).map_err(disk)?;
+        let SnapshotFile { header, path, bytes, marker, .. } = named;
         self.raw.mut_store().save_marker(marker, header.conf_state)?;
         self.snapshots.bytes_at_newest = bytes_at;
         info!(self.logger, "snapshot"; "index" => index, "term" => marker.term, "bytes" => bytes,
@@ -385,16 +375,13 @@ impl Core {
         match why {
             // Told to the peers as "not now": they ask again.
             NotTaken::Declined => {}
-            NotTaken::Failed(WriteError::State(error)) => {
-                error!(self.logger, "the state could not be written to a snapshot";
-                    "index" => index, "error" => %error);
+            NotTaken::Failed(Failure::Disk { operation, path, source })
+                if source.kind() != std::io::ErrorKind::StorageFull =>
+            {
+                return Err(disk(Failure::Disk { operation, path, source }));
             }
-            NotTaken::Failed(WriteError::Disk { operation, path, source }) => {
-                let what = format!("cannot {operation} {}: {source}", path.display());
-                if source.kind() != std::io::ErrorKind::StorageFull {
-                    return Err(Error::Disk(what));
-                }
-                error!(self.logger, "no snapshot"; "index" => index, "error" => what);
+            NotTaken::Failed(failure) => {
+                error!(self.logger, "no snapshot"; "index" => index, "why" => %failure);
             }
         }
         Ok(())
@@ -476,9 +463,9 @@ impl Core {
         send: Send<'_>,
     ) -> Result<Result<(), String>, Error> {
         let metadata = message.get_snapshot().get_metadata();
-        let header = &received.header;
+        let header = &received.file().header;
         let same = (header.index, header.term) == (metadata.index, metadata.term)
-            && raft_proto_eq(&header.conf_state, metadata.get_conf_state());
+            && is_same(&header.conf_state, metadata.get_conf_state());
         if !same || message.get_msg_type() != MessageType::MsgSnapshot {
             self.discard(received);
             return Ok(Err("the file is not the snapshot that the message names".into()));
@@ -499,8 +486,7 @@ impl Core {
     }
 
     fn discard(&mut self, received: Received) {
-        let path = received.accept().1;
-        self.snapshots.tasks.push(Task::Remove(path));
+        self.snapshots.tasks.push(Task::Remove(received.accept().path));
     }
 
     /// Makes the snapshot in raft's Ready the beginning of this member's log and state.
@@ -512,16 +498,14 @@ impl Core {
     ) -> Result<(), Error> {
         let index = snapshot.get_metadata().index;
         let received = self.snapshots.received.take();
-        let received = received.filter(|received| received.header.index == index);
-        let received = received.expect("N4: raft restores a snapshot that was received");
-        let (bytes, marker) = (received.bytes, received.marker);
-        let (header, path) = received.accept();
-        let path = self.snapshots.name(&path, &header)?;
+        let received = received.filter(|received| received.file().header.index == index);
+        let received = received.expect("N4: raft restores a snapshot that was received").accept();
+        let named = received.give_final_name(&*self.snapshots.fs).map_err(disk)?;
+        let SnapshotFile { header, path, bytes, marker, .. } = named;
         let conf_state = header.conf_state.clone();
         self.raw.mut_store().install(marker, conf_state, entries, hard_state)?;
 
-        let reader = snapshot::Reader::open(&*self.snapshots.fs, &path);
-        let reader = reader.map_err(|error| Error::Disk(error.to_string()))?;
+        let reader = snapshot::Reader::open(&*self.snapshots.fs, &path).map_err(disk)?;
         let commit_index = self.raw.store().hard_state().commit;
         let state = Box::new(reader);
         let restore = Restore { index, term: marker.term, commit_index, state };
@@ -546,7 +530,7 @@ impl Core {
 }
 
 /// Whether two configurations are the same, whatever the order of their members.
-fn raft_proto_eq(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfState) -> bool {
+fn is_same(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfState) -> bool {
     let sorted = |ids: &[u64]| {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
@@ -556,6 +540,10 @@ fn raft_proto_eq(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfSta
         && sorted(&left.learners) == sorted(&right.learners)
         && right.voters_outgoing.is_empty()
         && right.learners_next.is_empty()
+}
+
+fn disk(failure: Failure) -> Error {
+    Error::Disk(failure.to_string())
 }
 
 fn millis(duration: Duration) -> u64 {

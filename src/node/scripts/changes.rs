@@ -182,7 +182,10 @@ fn a_dry_run_changes_nothing() {
         cluster.ticks(20);
         assert!(!done(pending.try_wait().unwrap()).members.contains_key(&leader));
     }
-    assert_eq!((cluster.leader(), cluster.member(leader).core.book().members.len()), (Some(leader), 3));
+    assert_eq!(
+        (cluster.leader(), cluster.member(leader).core.book().members.len()),
+        (Some(leader), 3)
+    );
 }
 
 /// The book comes back from the log: a member that crashes right after a change knows it.

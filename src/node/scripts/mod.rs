@@ -6,7 +6,7 @@ mod snapshots;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -23,10 +23,9 @@ use crate::config::SnapshotPolicy;
 use crate::directory::{self, Directory};
 use crate::key::Attempt;
 use crate::membership::{
-    Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, Wish,
-    parse_cluster,
+    Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, parse_cluster,
 };
-use crate::snapshot::{Incoming, Outgoing};
+use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
@@ -90,6 +89,15 @@ enum Wire {
     SnapshotReport(Result<(), String>),
     Call(u64, ChangeRequest),
     Answered(u64, CallResult),
+}
+
+impl Wire {
+    fn attempt(&self) -> Option<Attempt> {
+        match self {
+            Wire::Frame(frame) => frame.attempt(),
+            _ => None,
+        }
+    }
 }
 
 /// Answers to calls, from, to and tag, until they are put on the network.
@@ -198,7 +206,8 @@ impl Member {
         }
         if self.writes {
             for captured in self.captured.try_iter().collect::<Vec<_>>() {
-                let done = write_captured(&self.fs, Path::new("/data/snap"), captured);
+                let fs: Arc<dyn Fs> = Arc::new(self.fs.clone());
+                let done = write_captured(&fs, Path::new("/data/snap"), captured);
                 self.core.done(done)?;
             }
         }
@@ -207,7 +216,7 @@ impl Member {
 
     /// The file of a snapshot that raft wants to be sent.
     fn file(&self, path: &Path) -> Bytes {
-        let mut file = Outgoing::open(&self.fs, path).unwrap();
+        let file = Outgoing::open(&self.fs, path).unwrap();
         let mut bytes = vec![0; usize::try_from(file.len()).unwrap()];
         let mut done = 0;
         while done < bytes.len() {
@@ -217,10 +226,7 @@ impl Member {
     }
 }
 
-fn write_state(
-    log: &BTreeMap<u64, Bytes>,
-    file: &mut dyn std::io::Write,
-) -> std::io::Result<()> {
+fn write_state(log: &BTreeMap<u64, Bytes>, file: &mut dyn std::io::Write) -> std::io::Result<()> {
     for (index, data) in log {
         file.write_all(&index.to_le_bytes())?;
         file.write_all(&(data.len() as u64).to_le_bytes())?;
@@ -235,9 +241,8 @@ fn read_state(mut state: Box<dyn std::io::Read + Send>) -> BTreeMap<u64, Bytes> 
     let mut log = BTreeMap::new();
     let mut rest = &bytes[..];
     while let Some((head, tail)) = rest.split_first_chunk::<16>() {
-        let [index, length] = [0, 8].map(|at| {
-            u64::from_le_bytes(head[at..at + 8].try_into().unwrap())
-        });
+        let [index, length] =
+            [0, 8].map(|at| u64::from_le_bytes(head[at..at + 8].try_into().unwrap()));
         let (data, tail) = tail.split_at(usize::try_from(length).unwrap());
         log.insert(index, Bytes::copy_from_slice(data));
         rest = tail;
@@ -395,15 +400,18 @@ impl Cluster {
     ) -> Result<Result<(), String>, Error> {
         let member = self.members.get_mut(&to).unwrap();
         let fs: Arc<dyn Fs> = Arc::new(member.fs.clone());
-        let path = Path::new("/data/snap").join(format!("received-{from}.snap.tmp"));
-        let length = bytes.len() as u64;
-        let checksum = u64::from_le_bytes(*bytes.last_chunk().unwrap());
-        let mut incoming = match Incoming::begin(fs, &path, length, checksum) {
+        let path = Path::new("/data/snap").join(snapshot::temporary_name(0, from, 1));
+        let announced = Announced {
+            cluster: member.cluster,
+            bytes: bytes.len() as u64,
+            checksum: u64::from_le_bytes(*bytes.last_chunk().unwrap()),
+        };
+        let mut incoming = match Incoming::begin(&fs, &path, announced) {
             Ok(incoming) => incoming,
             Err(error) => return Ok(Err(error.to_string())),
         };
         let received = (incoming.write(bytes).map_err(|error| error.to_string()))
-            .and_then(|()| incoming.finish(member.cluster).map_err(|error| error.to_string()));
+            .and_then(|()| incoming.finish().map_err(|error| error.to_string()));
         match received {
             Ok(received) => {
                 self.step(to, |core, _, send| core.receive_snapshot(message, received, send))
@@ -550,4 +558,3 @@ fn applied(pending: Pending<Outcome>) -> u64 {
         other => panic!("not applied: {other:?}"),
     }
 }
-

@@ -220,7 +220,10 @@ fn crash_everywhere(
             for (index, data) in &acknowledged {
                 assert_eq!(log.get(index), Some(data), "operation {nth}, {loss:?}, index {index}");
             }
-            assert_eq!(snapshot_files(cluster.member(id)).iter().filter(|n| n.ends_with(".tmp")).count(), 0);
+            assert_eq!(
+                snapshot_files(cluster.member(id)).iter().filter(|n| n.ends_with(".tmp")).count(),
+                0
+            );
             cluster.assert_same_logs();
             cluster.members.remove(&id);
             cluster.network.clear();

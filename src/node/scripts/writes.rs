@@ -303,11 +303,11 @@ fn a_log_without_an_identity_is_refused_and_kept() {
     let fs = cluster.members.remove(&1).unwrap().fs.clone();
     let identity = wal::fs::read_file(&fs, Path::new("/data/identity"), 100).unwrap();
     fs.remove_file(Path::new("/data/identity")).unwrap();
-    let lone: Vec<Founder> = founders().into_iter().take(1).collect();
-    let error = boot(1, fs.clone(), lone.clone(), 9).err().expect("a refusal");
+    let lone = Recipe::founder(&[1]);
+    let error = boot(1, fs.clone(), &lone, 9).err().expect("a refusal");
     assert!(error.to_string().contains("no identity file"), "{error}");
     wal::fs::write_file_durably(&fs, Path::new("/data/identity"), &identity).unwrap();
-    let member = boot(1, fs, lone, 9).unwrap();
+    let member = boot(1, fs, &lone, 9).unwrap();
     member.core.show(&member.shared);
     assert!(member.shared.status().last_index >= 3, "the log was erased");
 }
@@ -317,16 +317,16 @@ fn a_log_without_an_identity_is_refused_and_kept() {
 #[test]
 fn founding_looks_again_under_the_lock() {
     let fs = MemFs::new();
-    let lone: Vec<Founder> = founders().into_iter().take(1).collect();
-    let config = Config::new(1, lone.clone(), "/data".into());
+    let lone = Recipe::founder(&[1]);
+    let config = Config::new(1, lone.founders.clone(), "/data".into());
     let late = Directory::inspect(Arc::new(fs.clone()), &config).unwrap();
     let mut cluster = Cluster::new(&[1], 1);
-    cluster.members.insert(1, boot(1, fs.clone(), lone, 5).unwrap());
+    cluster.members.insert(1, boot(1, fs.clone(), &lone, 5).unwrap());
     cluster.settle();
     let pending = cluster.propose(1, "x");
     cluster.settle();
     let index = applied(pending);
     drop(cluster);
-    let found = late.open(&config, &AtomicBool::new(false), &logger()).unwrap();
+    let found = late.open(&config, &mut |_| Ok(0), &AtomicBool::new(false), &logger()).unwrap();
     assert!(raft::Storage::last_index(&found.storage).unwrap() >= index, "the log was erased");
 }
