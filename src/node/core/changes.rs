@@ -468,7 +468,8 @@ impl Core {
         let Some(progress) = raft.prs().get(id) else { return false };
         let lag = raft.raft_log.last_index().saturating_sub(progress.matched);
         let bytes = raft.store().bytes_after(progress.matched);
-        progress.state == raft::ProgressState::Replicate
+        // Where nothing is written, nothing moves a peer that has everything out of Probe.
+        (progress.state == raft::ProgressState::Replicate || lag == 0)
             && progress.matched > 0
             && lag <= MAX_LAG_ENTRIES
             && bytes.is_some_and(|bytes| bytes <= MAX_LAG_BYTES)
