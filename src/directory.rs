@@ -18,6 +18,7 @@
 //! - D3 A snapshot without a marker in the log is an orphan of a crash and is deleted; a marker
 //!   without its snapshot is damage, unless the log reaches back to an older one (N5).
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,11 +26,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::ConfState;
 use slog::{Logger, info, warn};
 use wal::Wal;
-use wal::fs::{Access, Fs};
+use wal::fs::Fs;
 
 use crate::identity::{self, Identity};
 use crate::membership::Book;
-use crate::snapshot::{self, Header};
+use crate::snapshot::{self, Failure, Header, Reader, SnapshotFile};
 use crate::storage::Storage;
 use crate::{Config, Error};
 
@@ -42,7 +43,10 @@ const SNAP: &str = "snap";
 pub(crate) struct Recovered {
     pub(crate) identity: Identity,
     pub(crate) storage: Storage,
-    pub(crate) header: Header,
+    /// The snapshot that the log goes on from, verified.
+    pub(crate) snapshot: SnapshotFile,
+    /// Its body.
+    pub(crate) state: Reader,
     /// Held until the node ends.
     pub(crate) lock: wal::fs::Lock,
 }
@@ -70,7 +74,7 @@ impl Directory {
         let path = config.data_dir.clone();
         let names = match fs.list(&path) {
             Ok(names) => names.iter().map(|name| name.to_string_lossy().into_owned()).collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(unusable("read", &path, source)),
         };
         let ours = |name: &String| {
@@ -155,18 +159,14 @@ fn found(
     if !exists(&**fs, &snap)? {
         create("create", &snap, fs.create_dir(&snap))?;
     }
-    let encoded = header.encode();
-    let file = snap.join(header.file_name());
-    create("write", &file, wal::fs::write_file_durably(&**fs, &file, &encoded))?;
+    let file = snap.join(snapshot::temporary_name(header.term, header.index, 0));
+    let written = snapshot::write(fs, &file, &header, |_| Ok(()));
+    let snapshot = written.and_then(|file| file.give_final_name(&**fs)).map_err(unreadable)?;
     create("sync", path, fs.sync_dir(path))?;
+    let state = Reader::open(&**fs, &snapshot.path).map_err(unreadable)?;
 
-    let marker = wal::Marker {
-        index: header.index,
-        term: header.term,
-        checksum: snapshot::checksum(&encoded),
-    };
     let mut first = wal::Batch::new();
-    first.set_marker(marker);
+    first.set_marker(snapshot.marker);
     first.set_hard_state(wal::HardState { term: header.term, vote: 0, commit: header.index });
     let options = wal_options(config, cluster);
     let wal = Wal::create(Arc::clone(fs), &path.join(WAL), options, &mut first)
@@ -178,8 +178,8 @@ fn found(
     create("write", &file, wal::fs::write_file_durably(&**fs, &file, &identity.encode()))?;
     info!(logger, "founded data directory"; "path" => %path.display(),
         "cluster" => format!("{cluster:016x}"));
-    let storage = Storage::new(wal, header.index, header.conf_state.clone());
-    Ok(Recovered { identity, storage, header, lock })
+    let storage = Storage::new(wal, header.index, header.conf_state);
+    Ok(Recovered { identity, storage, snapshot, state, lock })
 }
 
 /// A log that was written to, in a directory that lost its identity: acknowledged data, not the
@@ -245,7 +245,8 @@ fn recover(
         warn!(logger, "cut the torn end of the log: a batch that was never acknowledged";
             "path" => %torn.path.display(), "offset" => torn.offset, "bytes" => torn.bytes);
     }
-    let header = load_snapshot(fs, &path.join(SNAP), &wal, logger)?;
+    let snapshot = load_snapshot(&**fs, &path.join(SNAP), &wal, &stopped, logger)?;
+    let header = &snapshot.header;
     if header.cluster != identity.cluster {
         return Err(Error::Corrupt(format!(
             "{} holds a snapshot of cluster {:016x}, its identity names {:016x}",
@@ -269,81 +270,62 @@ fn recover(
         "cluster" => format!("{:016x}", identity.cluster), "first" => wal.first_index(),
         "last" => wal.last_index(), "snapshot" => header.index,
         "term" => wal.hard_state().term, "commit" => wal.hard_state().commit);
+    let state = Reader::open(&**fs, &snapshot.path).map_err(unreadable)?;
     let storage = Storage::new(wal, header.index, conf_state);
-    Ok(Recovered { identity, storage, header, lock })
+    Ok(Recovered { identity, storage, snapshot, state, lock })
 }
 
-/// The newest snapshot that the log vouches for (N5), after orphans are gone.
+/// The newest whole snapshot that the log vouches for and goes on from (N5); orphans go.
 fn load_snapshot(
-    fs: &Arc<dyn Fs>,
+    fs: &dyn Fs,
     directory: &Path,
     wal: &Wal,
+    stop: &dyn Fn() -> bool,
     logger: &Logger,
-) -> Result<Header, Error> {
-    let names = fs.list(directory).map_err(|source| unusable("read", directory, source))?;
-    let mut known = Vec::new();
+) -> Result<SnapshotFile, Error> {
     let mut orphans = Vec::new();
-    for name in names {
-        let file = directory.join(&name);
+    for name in fs.list(directory).map_err(|source| unusable("read", directory, source))? {
         let name = name.to_string_lossy();
-        let named = |marker: &&wal::Marker| {
-            format!("{:016x}-{:016x}.snap", marker.term, marker.index) == name
-        };
-        if let Some(marker) = wal.markers().iter().rev().find(named) {
-            known.push((*marker, file));
-        } else if is_snapshot_name(&name) {
-            orphans.push(file);
+        let is_known = |m: &wal::Marker| snapshot::file_name(m.term, m.index) == name;
+        if snapshot::is_snapshot_name(&name) && !wal.markers().iter().any(is_known) {
+            orphans.push(directory.join(&*name));
         }
     }
-    known.sort_by_key(|(marker, _)| std::cmp::Reverse(marker.index));
     let mut problems = Vec::new();
-    let commit = wal.hard_state().commit;
-    for (marker, file) in known.iter().filter(|(marker, _)| marker.index <= commit) {
-        let reaches = marker.index + 1 >= wal.first_index() && marker.index <= wal.last_index();
-        if !reaches {
-            continue;
-        }
-        let read = read_head(&**fs, file).map_err(|error| format!("cannot be read: {error}"));
-        match read.and_then(|bytes| Header::decode(&bytes)) {
-            Ok((header, _, crc))
-                if crc == marker.checksum
-                    && (header.index, header.term) == (marker.index, marker.term) =>
-            {
+    // The log goes on from a snapshot when it holds the snapshot's last entry, or begins after it.
+    let usable =
+        |m: &&wal::Marker| m.index <= wal.hard_state().commit && wal.term(m.index) == Some(m.term);
+    for marker in wal.markers().iter().rev().filter(usable) {
+        let file = directory.join(snapshot::file_name(marker.term, marker.index));
+        match snapshot::verify(fs, &file, stop) {
+            Ok(found) if found.marker == *marker => {
+                for problem in problems {
+                    warn!(logger, "going on from an older snapshot"; "problem" => problem,
+                        "path" => %file.display());
+                }
                 for orphan in orphans {
                     info!(logger, "removing a snapshot file that the log does not know";
                         "path" => %orphan.display());
                     fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
                 }
-                return Ok(header);
+                return Ok(found);
             }
             Ok(_) => problems.push(format!("{} is not the one the log names", file.display())),
-            Err(what) => problems.push(format!("{} {what}", file.display())),
+            Err(Failure::Disk { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                problems.push(format!("{} is missing", file.display()));
+            }
+            Err(damage @ Failure::Damaged { .. }) => problems.push(damage.to_string()),
+            Err(other) => return Err(unreadable(other)),
         }
     }
-    problems.push(format!("{} holds no snapshot that the log can go on from", directory.display()));
+    problems.push(format!(
+        "{} holds no snapshot that the log, entries {} to {}, can go on from; keep the directory, \
+         and replace this member or restore the file from a copy",
+        directory.display(),
+        wal.first_index(),
+        wal.last_index()
+    ));
     Err(Error::Corrupt(problems.join("; ")))
-}
-
-/// `<term>-<index>.snap` in hex, or the temporary name of one: whatever else is there is not ours
-/// to remove.
-fn is_snapshot_name(name: &str) -> bool {
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
-    let Some((term, index)) = name.strip_suffix(".snap").and_then(|name| name.split_once('-'))
-    else {
-        return false;
-    };
-    let is_hex = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    is_hex(term) && is_hex(index)
-}
-
-/// The beginning of a snapshot file: its header, and perhaps more.
-fn read_head(fs: &dyn Fs, file: &Path) -> std::io::Result<Vec<u8>> {
-    let file = fs.open(file, Access::Read)?;
-    let length = file.size()?.min(snapshot::MAX_HEADER_BYTES);
-    let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
-    let read = file.read_full_at(0, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
 }
 
 fn exists(fs: &dyn Fs, path: &Path) -> Result<bool, Error> {
@@ -382,6 +364,14 @@ fn foreign(path: &Path, name: &str) -> Error {
 
 fn unusable(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::Unusable { operation, path: path.to_path_buf(), source }
+}
+
+fn unreadable(failure: Failure) -> Error {
+    match failure {
+        Failure::Disk { operation, path, source } => Error::Unusable { operation, path, source },
+        Failure::Stopped => Error::Interrupted,
+        other => Error::Corrupt(other.to_string()),
+    }
 }
 
 fn starting(error: wal::Error, path: &Path) -> Error {

@@ -112,9 +112,10 @@ impl Node {
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
         let peer_address = listener.local_addr().map_err(unknown)?;
         let listening = |source| Error::Listen { address: peer_address.to_string(), source };
-        let Recovered { identity, storage, header, lock } =
+        let Recovered { identity, storage, snapshot, state, lock } =
             directory.open(&config, stop, &logger)?;
 
+        let header = snapshot.header;
         let book = header.book;
         let own_url = book.members.get(&config.id).map(|member| member.url.clone());
         let settings = Settings {
@@ -164,7 +165,7 @@ impl Node {
             index: header.index,
             term: header.term,
             commit_index: storage.hard_state().commit,
-            state: Box::new(std::io::empty()),
+            state: Box::new(state),
         };
         let parts = Parts {
             storage,

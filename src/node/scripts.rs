@@ -57,14 +57,14 @@ fn boot(id: u64, fs: MemFs, founders: Vec<Founder>, seed: u64) -> Result<Member,
     let found = directory.open(&config, &AtomicBool::new(false), &logger())?;
     let applied = Arc::new(AppliedCell::default());
     let restore = Restore {
-        index: found.header.index,
-        term: found.header.term,
+        index: found.snapshot.header.index,
+        term: found.snapshot.header.term,
         commit_index: found.storage.hard_state().commit,
-        state: Box::new(std::io::empty()),
+        state: Box::new(found.state),
     };
     let parts = Parts {
         storage: found.storage,
-        book: found.header.book,
+        book: found.snapshot.header.book,
         restore,
         applied: Arc::clone(&applied),
         nonce: seed << 8 | id,

@@ -1,10 +1,4 @@
-//! Snapshot files: the state as of one index, with everything a member needs to go on from it.
-//!
-//! This module knows the header. Every cluster begins with a genesis snapshot {index 1, term 1}
-//! that all founders write alike: its body is empty and its header holds the founding address
-//! book, so that "no snapshot" never has to mean "an empty state".
-//!
-//! A file is named `<term>-<index>.snap`, both as 16 hex digits.
+//! The header of a snapshot file: whose state it is, as of when, and who the members are then.
 //!
 //! ```text
 //!  0         8         16        24        32        40
@@ -14,14 +8,9 @@
 //!  members, each:
 //!  ┼─ id u64 ┼ role u8 ┼ wants u8 ┼ 0 u8 ┼ has incarnation u8 ┼ incarnation u128 ┼ url length u32 ┼ url
 //!  ┼─ crc64 of the header up to here ┤
-//!  the body follows: chunks with checksums of their own; none in a genesis snapshot
 //! ```
 //!
 //! Roles: 1 voter, 2 learner. All numbers little endian.
-//!
-//! Invariants:
-//! - S1 A header decodes to what was encoded, or to an error: never to another header.
-//! - S2 Nothing is allocated by a length that has not been checked against the bytes at hand.
 
 use raft::eraftpb::ConfState;
 
@@ -32,8 +21,10 @@ const MAGIC: &[u8; 8] = b"raftsnap";
 const VERSION: u64 = 1;
 /// Offset of the first variable part.
 const FIXED: usize = 64;
+/// How much of a header tells its length.
+pub(super) const LENGTH_KNOWN: usize = 24;
 /// A header holds at most some thousand members: anything beyond is damage.
-pub(crate) const MAX_HEADER_BYTES: u64 = 4 << 20;
+const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 /// What a snapshot says of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +47,7 @@ impl Header {
 
     /// The name of the file that holds this snapshot.
     pub(crate) fn file_name(&self) -> String {
-        format!("{:016x}-{:016x}.snap", self.term, self.index)
+        super::file_name(self.term, self.index)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -89,13 +80,12 @@ impl Header {
         bytes
     }
 
-    /// Decodes the header at the beginning of `bytes`, which may go on after it. Also gives the
-    /// header's length and its checksum, by which a marker in the log names the snapshot.
+    /// The length of the header that begins with these [`LENGTH_KNOWN`] bytes.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the bytes.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, usize, u64), String> {
+    /// Says why no header begins so.
+    pub(super) fn length(bytes: &[u8]) -> Result<usize, String> {
         let mut input = Input { bytes, at: 0 };
         if input.take(8)? != MAGIC {
             return Err("does not begin as a snapshot does".into());
@@ -104,16 +94,29 @@ impl Header {
         if version != VERSION {
             return Err(format!("has format version {version}; this program knows {VERSION}"));
         }
-        let length = usize::try_from(input.u64()?).unwrap_or(usize::MAX);
-        if length < FIXED + 8 || length > bytes.len() {
+        let length = input.u64()?;
+        if length < (FIXED + 8) as u64 || length > MAX_HEADER_BYTES {
+            return Err(format!("has a header of {length} bytes, which cannot be"));
+        }
+        usize::try_from(length).map_err(|error| error.to_string())
+    }
+
+    /// Decodes a header. Also gives its checksum, by which a marker in the log names the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, u64), String> {
+        let length = Self::length(bytes)?;
+        if length != bytes.len() {
             return Err(format!("ends inside its header of {length} bytes"));
         }
-        let (covered, crc) = bytes[..length].split_at(length - 8);
+        let (covered, crc) = bytes.split_at(length - 8);
         let crc = crc.try_into().map_or(0, u64::from_le_bytes);
         if crc64(covered) != crc {
             return Err("has a header that fails its checksum".into());
         }
-        input.bytes = covered;
+        let mut input = Input { bytes: covered, at: LENGTH_KNOWN };
         let (cluster, index, term) = (input.u64()?, input.u64()?, input.u64()?);
         let mut counts = [0; 4];
         for count in &mut counts {
@@ -139,13 +142,8 @@ impl Header {
         if input.at != covered.len() {
             return Err("has a header that is longer than its content".into());
         }
-        Ok((Self { cluster, index, term, conf_state, book }, length, crc))
+        Ok((Self { cluster, index, term, conf_state, book }, crc))
     }
-}
-
-/// The checksum by which a marker names the snapshot whose encoded header this is.
-pub(crate) fn checksum(encoded: &[u8]) -> u64 {
-    encoded.last_chunk::<8>().map_or(0, |crc| u64::from_le_bytes(*crc))
 }
 
 fn role(role: MemberRole) -> u8 {
@@ -197,11 +195,11 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::membership::Founder;
 
-    fn header() -> Header {
+    pub(crate) fn header() -> Header {
         let founder = |id, url: &str| Founder { id, url: url.into() };
         let mut book = Book::founding(&[founder(1, "http://a:1"), founder(5, "http://b:22")]);
         book.removed.insert(3);
@@ -218,11 +216,11 @@ mod tests {
     /// The header reaches disks and, in snapshots sent, other members: it is pinned.
     #[test]
     fn header_bytes_are_pinned() {
-        let golden: &[u8] = include_bytes!("golden/snapshot-header-v1");
+        let golden: &[u8] = include_bytes!("../golden/snapshot-header-v1");
         assert_eq!(header().encode(), golden);
-        let (decoded, length, crc) = Header::decode(golden).unwrap();
-        assert_eq!((decoded, length), (header(), golden.len()));
-        assert_eq!(crc, checksum(golden));
+        let (decoded, crc) = Header::decode(golden).unwrap();
+        assert_eq!(decoded, header());
+        assert_eq!(crc.to_le_bytes(), golden[golden.len() - 8..]);
     }
 
     /// S1: whatever bit flips, the header is refused; whatever is cut off, too.
