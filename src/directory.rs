@@ -22,6 +22,8 @@
 //!   without its snapshot is damage, unless the log reaches back to an older one (N5).
 //! - D4 A member that was removed stays removed: nothing starts on its directory again.
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +36,7 @@ use wal::fs::{Access, Fs};
 use crate::identity::{self, Identity};
 use crate::membership::Book;
 use crate::node::Kept;
-use crate::snapshot::{self, Header};
+use crate::snapshot::{self, Failure, Header, Reader, SnapshotFile};
 use crate::storage::{self, Storage};
 use crate::{Config, Error};
 
@@ -111,7 +113,7 @@ impl Directory {
         let path = config.data_dir.clone();
         let names = match fs.list(&path) {
             Ok(names) => names.iter().map(|name| name.to_string_lossy().into_owned()).collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(unusable("read", &path, source)),
         };
         let ours = |name: &String| {
@@ -279,7 +281,7 @@ fn found(
     let tmp = snap.join(snapshot::temporary_name(header.term, header.index, 0));
     let genesis = snapshot::write(fs, &tmp, &header, |_| Ok(()))
         .and_then(|file| file.give_final_name(&**fs))
-        .map_err(|failure| Error::Disk(failure.to_string()))?;
+        .map_err(unreadable)?;
     create("sync", path, fs.sync_dir(path))?;
 
     let marker = genesis.marker;
@@ -425,51 +427,50 @@ fn load_snapshot(
     stopped: &dyn Fn() -> bool,
     logger: &Logger,
 ) -> Result<Loaded, Error> {
-    let names = fs.list(directory).map_err(|source| unusable("read", directory, source))?;
-    let mut known = Vec::new();
     let mut orphans = Vec::new();
-    for name in names {
-        let file = directory.join(&name);
+    for name in fs.list(directory).map_err(|source| unusable("read", directory, source))? {
         let name = name.to_string_lossy();
-        let named = |marker: &&wal::Marker| snapshot::file_name(marker.term, marker.index) == name;
-        if let Some(marker) = wal.markers().iter().rev().find(named) {
-            known.push((*marker, file));
-        } else if snapshot::is_snapshot_name(&name) {
-            orphans.push(file);
+        let is_known = |m: &wal::Marker| snapshot::file_name(m.term, m.index) == name;
+        if snapshot::is_snapshot_name(&name) && !wal.markers().iter().any(is_known) {
+            orphans.push(directory.join(&*name));
         }
     }
-    known.sort_by_key(|(marker, _)| marker.index);
-    let commit = wal.hard_state().commit;
-    let usable = |marker: &wal::Marker| {
-        let reaches = marker.index + 1 >= wal.first_index() && marker.index <= wal.last_index();
-        marker.index <= commit && reaches
-    };
+    // The log goes on from a snapshot when it holds the snapshot's last entry, or begins after it.
+    let usable =
+        |m: &&wal::Marker| m.index <= wal.hard_state().commit && wal.term(m.index) == Some(m.term);
     let mut problems = Vec::new();
-    let mut loaded = None;
-    while let Some((marker, file)) = known.pop() {
-        if !usable(&marker) {
-            orphans.push(file);
+    let mut newest = None;
+    let mut older = VecDeque::new();
+    for marker in wal.markers().iter().rev().filter(usable) {
+        let file = directory.join(snapshot::file_name(marker.term, marker.index));
+        if newest.is_some() {
+            // Older ones are verified on the day they are needed.
+            if exists(&**fs, &file)? {
+                let size = fs.open(&file, Access::Read).and_then(|file| file.size());
+                let bytes = size.map_err(|source| unusable("measure", &file, source))?;
+                older.push_front(kept(*marker, file, bytes));
+            }
             continue;
         }
-        let verified = snapshot::verify(&**fs, &file, stopped);
-        match verified {
-            Ok(found) if found.marker == marker => {
-                loaded = Some((marker, file, found));
-                break;
-            }
+        match snapshot::verify(&**fs, &file, stopped) {
+            Ok(found) if found.marker == *marker => newest = Some(found),
             Ok(_) => {
-                problems.push((format!("{} is not the one the log names", file.display()), file))
+                problems.push((format!("{} is not the one the log names", file.display()), file));
             }
-            Err(_) if stopped() => return Err(Error::Interrupted),
-            Err(error) => problems.push((error.to_string(), file)),
+            Err(Failure::Disk { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                problems.push((format!("{} is missing", file.display()), file));
+            }
+            Err(damage @ Failure::Damaged { .. }) => problems.push((damage.to_string(), file)),
+            Err(other) => return Err(unreadable(other)),
         }
     }
     // A member that joined and has not been sent a snapshot yet.
     let is_void = wal.markers().is_empty() && wal.last_index() == 0;
-    if loaded.is_none() && !is_void {
+    if newest.is_none() && !is_void {
         let mut problems: Vec<String> = problems.into_iter().map(|(what, _)| what).collect();
         problems.push(format!(
-            "{} holds no snapshot that the log, which has the entries {} to {}, can go on from",
+            "{} holds no snapshot that the log, entries {} to {}, can go on from; keep the \
+             directory, and replace this member or restore the file from a copy",
             directory.display(),
             wal.first_index(),
             wal.last_index()
@@ -477,33 +478,29 @@ fn load_snapshot(
         return Err(Error::Corrupt(problems.join("; ")));
     }
     for orphan in orphans {
-        info!(logger, "removing a snapshot file that the log does not go on from";
+        info!(logger, "removing a snapshot file that the log does not know";
             "path" => %orphan.display());
         fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
     }
-    for (what, file) in problems {
-        let mut broken = file.clone().into_os_string();
-        broken.push(".broken");
-        warn!(logger, "going on from an older snapshot"; "why" => what,
-            "kept_as" => %Path::new(&broken).display());
-        fs.rename(&file, Path::new(&broken)).map_err(|e| unusable("rename", &file, e))?;
+    for (problem, file) in problems {
+        warn!(logger, "going on from an older snapshot"; "problem" => problem);
+        if exists(&**fs, &file)? {
+            // Out of the way, and there for whoever wants to know what happened to it.
+            let mut broken = file.clone().into_os_string();
+            broken.push(".broken");
+            fs.rename(&file, Path::new(&broken)).map_err(|e| unusable("rename", &file, e))?;
+        }
     }
-    let Some((marker, file, found)) = loaded else {
+    let Some(SnapshotFile { header, path, bytes, marker, .. }) = newest else {
         let (header, marker) =
             (Header::void(cluster), wal::Marker { index: 0, term: 0, checksum: 0 });
         let snapshot = Box::new(std::io::empty());
         return Ok(Loaded { header, marker, snapshot, kept: Vec::new() });
     };
-    let reader = snapshot::Reader::open(&**fs, &file).map_err(|e| Error::Corrupt(e.to_string()))?;
-    let mut older = Vec::new();
-    for (marker, path) in known {
-        // Older ones are verified on the day they are needed.
-        let size = fs.open(&path, Access::Read).and_then(|file| file.size());
-        let bytes = size.map_err(|source| unusable("measure", &path, source))?;
-        older.push(kept(marker, path, bytes));
-    }
-    older.push(kept(marker, file, found.bytes));
-    Ok(Loaded { header: found.header, marker, snapshot: Box::new(reader), kept: older })
+    let snapshot = Box::new(Reader::open(&**fs, &path).map_err(unreadable)?);
+    let mut files = Vec::from(older);
+    files.push(kept(marker, path, bytes));
+    Ok(Loaded { header, marker, snapshot, kept: files })
 }
 
 fn exists(fs: &dyn Fs, path: &Path) -> Result<bool, Error> {
@@ -542,6 +539,14 @@ fn foreign(path: &Path, name: &str) -> Error {
 
 fn unusable(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::Unusable { operation, path: path.to_path_buf(), source }
+}
+
+fn unreadable(failure: Failure) -> Error {
+    match failure {
+        Failure::Disk { operation, path, source } => Error::Unusable { operation, path, source },
+        Failure::Stopped => Error::Interrupted,
+        other => Error::Corrupt(other.to_string()),
+    }
 }
 
 fn starting(error: wal::Error, path: &Path) -> Error {

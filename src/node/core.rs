@@ -8,7 +8,6 @@ mod changes;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -109,8 +108,6 @@ pub(crate) struct Core {
 /// What a new core is made of.
 pub(crate) struct Parts {
     pub(crate) fs: Arc<dyn Fs>,
-    /// Where snapshots are.
-    pub(crate) snap_dir: PathBuf,
     pub(crate) kept: Vec<Kept>,
     pub(crate) storage: Storage,
     pub(crate) cluster: u64,

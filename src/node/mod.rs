@@ -206,11 +206,10 @@ impl Node {
         };
         let (captured_tx, captured) = crossbeam_channel::bounded(1);
         let (done_tx, done) = crossbeam_channel::unbounded();
-        let workers = Workers::start(Arc::clone(&fs), snap_dir.clone(), captured, done_tx)
-            .map_err(listening)?;
+        let workers =
+            Workers::start(Arc::clone(&fs), snap_dir, captured, done_tx).map_err(listening)?;
         let parts = Parts {
             fs: Arc::clone(&fs),
-            snap_dir,
             kept,
             storage,
             cluster: identity.cluster,

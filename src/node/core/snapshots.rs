@@ -111,7 +111,6 @@ pub(crate) struct Sending {
 
 pub(super) struct Snapshots {
     fs: Arc<dyn Fs>,
-    directory: PathBuf,
     policy: SnapshotPolicy,
     /// What the log vouches for, oldest first. Empty on a member that is only joining.
     kept: Vec<Kept>,
@@ -147,14 +146,12 @@ struct Wished {
 impl Snapshots {
     pub(super) fn new(
         fs: Arc<dyn Fs>,
-        directory: PathBuf,
         policy: SnapshotPolicy,
         kept: Vec<Kept>,
         captured: crossbeam_channel::Sender<Captured>,
     ) -> Self {
         Self {
             fs,
-            directory,
             policy,
             kept,
             taking: None,

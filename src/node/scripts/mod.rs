@@ -20,7 +20,7 @@ use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 use super::core::{Ask, ChangeRequest, Core, Parts, Sending, write_captured};
 use crate::channel::{AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
-use crate::directory::{self, Directory};
+use crate::directory::Directory;
 use crate::key::Attempt;
 use crate::membership::{
     Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, parse_cluster,
@@ -136,7 +136,6 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     let identity = found.identity;
     let parts = Parts {
         fs: shared_fs,
-        snap_dir: directory::snap_dir(&config),
         kept: found.kept,
         storage: found.storage,
         cluster: identity.cluster,
