@@ -19,6 +19,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use protobuf::Message as _;
 use raft::eraftpb::{
@@ -28,6 +29,7 @@ use raft::{GetEntriesContext, RaftState, StorageError};
 use wal::{Batch, Marker, Wal};
 
 use crate::Error;
+use crate::metrics::Metrics;
 
 /// How much of the log stays in memory, so that peers in step never make the leader read its
 /// disk. One that falls further behind is served from it.
@@ -58,6 +60,7 @@ pub(crate) struct Storage {
     snapshot_wanted: Cell<bool>,
     disk_budget: Cell<u64>,
     deferred: RefCell<Vec<GetEntriesContext>>,
+    metrics: Option<Metrics>,
     fault: RefCell<Option<wal::Error>>,
 }
 
@@ -80,6 +83,7 @@ impl Storage {
             snapshot_wanted: Cell::new(false),
             disk_budget: Cell::new(DISK_BYTES_PER_TURN),
             deferred: RefCell::default(),
+            metrics: None,
             fault: RefCell::default(),
         }
     }
@@ -130,7 +134,7 @@ impl Storage {
         );
         self.batch.set_marker(marker);
         self.batch.set_hard_state(wal_hard_state(&self.hard_state));
-        self.wal.save(&mut self.batch).map_err(disk)?;
+        self.save_batch()?;
         self.snapshot = metadata(marker, conf_state);
         Ok(())
     }
@@ -198,8 +202,22 @@ impl Storage {
             self.batch.push_entry(entry.index, entry.term, is_conf_change, &parts);
         }
         self.batch.set_hard_state(wal_hard_state(&self.hard_state));
-        self.wal.save(&mut self.batch).map_err(disk)?;
+        self.save_batch()?;
         self.extend_tail(entries);
+        Ok(())
+    }
+
+    /// Counts how long every sync takes from now on.
+    pub(crate) fn measure(&mut self, metrics: Metrics) {
+        self.metrics = Some(metrics);
+    }
+
+    fn save_batch(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        self.wal.save(&mut self.batch).map_err(disk)?;
+        if let Some(metrics) = &self.metrics {
+            metrics.sync(started.elapsed());
+        }
         Ok(())
     }
 
@@ -214,7 +232,7 @@ impl Storage {
             return Ok(());
         }
         self.batch.set_hard_state(hard_state);
-        self.wal.save(&mut self.batch).map_err(disk)
+        self.save_batch()
     }
 
     /// raft learnt a new commit index outside of a hard state.

@@ -29,6 +29,7 @@ use crate::channel::{
 use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
 use crate::membership::Book;
+use crate::metrics::Metrics;
 use crate::status::{Role, Shared};
 use crate::storage::{ENTRY_OVERHEAD, Storage, weight};
 use crate::transport::{Frame, VerdictKind};
@@ -102,6 +103,7 @@ pub(crate) struct Core {
     last_soft: SoftState,
     last_hard: HardState,
     dropped: BTreeMap<&'static str, u64>,
+    metrics: Metrics,
     logger: Logger,
 }
 
@@ -116,6 +118,7 @@ pub(crate) struct Parts {
     pub(crate) restore: Restore,
     /// Where captured states go.
     pub(crate) captured: crossbeam_channel::Sender<Captured>,
+    pub(crate) metrics: Metrics,
     pub(crate) applied: Arc<AppliedCell>,
     pub(crate) nonce: u64,
     pub(crate) seed: u64,
@@ -126,9 +129,8 @@ impl Core {
     ///
     /// raft refuses the configuration or what it finds in the storage.
     pub(crate) fn new(config: &Config, parts: Parts, logger: &Logger) -> Result<Self, Error> {
-        let Parts { storage, cluster, book, pins, restore, applied, nonce, seed, .. } = parts;
-        let snapshots =
-            Snapshots::new(parts.fs, parts.snap_dir, config.snapshots, parts.kept, parts.captured);
+        let Parts { mut storage, cluster, book, pins, restore, applied, nonce, seed, .. } = parts;
+        let snapshots = Snapshots::new(parts.fs, config.snapshots, parts.kept, parts.captured);
         let election_tick = config.election_ticks();
         let raft_config = raft::Config {
             id: config.id,
@@ -148,6 +150,7 @@ impl Core {
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
             ..raft::Config::default()
         };
+        storage.measure(parts.metrics.clone());
         let commit_at_start = storage.hard_state().commit;
         let founding = Founding::needed(config.id, &storage, &book);
         let raw = RawNode::new(&raft_config, storage, logger)
@@ -180,6 +183,7 @@ impl Core {
             election: ElectionTimer::new(seed, election_tick),
             max_entry_bytes: config.max_entry_bytes,
             dropped: BTreeMap::new(),
+            metrics: parts.metrics,
             raw,
             logger: logger.clone(),
         };
@@ -335,6 +339,7 @@ impl Core {
     }
 
     fn count_drop(&mut self, reason: &'static str, message: &Message) {
+        self.metrics.dropped(reason);
         let count = self.dropped.entry(reason).or_default();
         *count += 1;
         // The first of each kind is news, the thousandth is a flood.
@@ -598,6 +603,12 @@ impl Core {
 
     fn role_changed(&self, soft: &SoftState) {
         let (role, leader) = (role_of(soft.raft_state), soft.leader_id);
+        if soft.raft_state != self.last_soft.raft_state {
+            self.metrics.role_changed(role);
+        }
+        if leader != raft::INVALID_ID && leader != self.last_soft.leader_id {
+            self.metrics.leader_changed();
+        }
         if soft.raft_state != self.last_soft.raft_state || leader != self.last_soft.leader_id {
             info!(self.logger, "role"; "role" => role.name(), "leader" => leader,
                 "term" => self.raw.raft.term);

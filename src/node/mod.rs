@@ -41,6 +41,7 @@ use crate::channel::{self, AppliedCell, Limits, Request, Restore};
 use crate::directory::{self, Directory, Recovered};
 use crate::identity::{self, Identity};
 use crate::membership::{Book, Call, Wish};
+use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
 use crate::transport::{Frame, Gate, Inbound, Settings, Transport};
@@ -217,6 +218,7 @@ impl Node {
             pins: gate.pins(),
             restore,
             captured: captured_tx,
+            metrics: handle.metrics().clone(),
             applied: cell,
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
@@ -230,6 +232,7 @@ impl Node {
             transport,
             gate,
             workers,
+            metrics: handle.metrics().clone(),
             done,
             book_version: 0,
             shared,
@@ -336,17 +339,12 @@ fn called(
 
 impl From<channel::ChangeRequest> for ChangeRequest {
     fn from(request: channel::ChangeRequest) -> Self {
-        let channel::ChangeRequest { change, options, deadline, reply, permit } = request;
         Self {
-            wish: Wish::Change(change),
-            options,
-            deadline,
+            wish: Wish::Change(request.change.clone()),
+            options: request.options,
+            deadline: request.deadline,
             is_called: false,
-            answer: Box::new(move |changed| {
-                // Whoever asked may have given up waiting.
-                reply.send(changed).ok();
-                drop(permit);
-            }),
+            answer: Box::new(move |changed| request.answer(changed)),
         }
     }
 }
@@ -381,6 +379,7 @@ struct Loop {
     transport: Transport,
     gate: Arc<Gate>,
     workers: Workers,
+    metrics: Metrics,
     done: Receiver<Done>,
     /// The version of the book that the transport knows.
     book_version: u64,
@@ -430,7 +429,9 @@ impl Loop {
     fn turns(&mut self) -> Result<(), Error> {
         loop {
             let now = self.next_event();
-            if let Turn::Last = self.turn(now)? {
+            let turn = self.turn(now)?;
+            self.metrics.turn(now.elapsed());
+            if let Turn::Last = turn {
                 self.core.close()?;
                 let why = self.stopping.take().and_then(|stopping| stopping.why);
                 return why.map_or(Ok(()), Err);
@@ -495,6 +496,7 @@ impl Loop {
             core.done(done)?;
         }
         if now >= self.next_tick {
+            self.metrics.tick_late(now - self.next_tick);
             core.tick(now, send)?;
             // Ticks that were missed are not made up for: a loop that was late is not to hurry
             // into an election.

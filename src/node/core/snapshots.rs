@@ -190,7 +190,7 @@ impl Snapshots {
     pub(super) fn expire(&mut self, now: Instant) {
         for wished in std::mem::take(&mut self.wishes) {
             if wished.wish.deadline <= now {
-                wished.answer(SnapshotTaken::Refused(Refusal::Unavailable));
+                wished.wish.answer(SnapshotTaken::Refused(Refusal::Unavailable));
             } else {
                 self.wishes.push(wished);
             }
@@ -199,7 +199,7 @@ impl Snapshots {
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         for wished in self.wishes.drain(..) {
-            wished.answer(SnapshotTaken::Refused(refusal));
+            wished.wish.answer(SnapshotTaken::Refused(refusal));
         }
     }
 
@@ -210,7 +210,7 @@ impl Snapshots {
         };
         for wished in std::mem::take(&mut self.wishes) {
             if wished.index <= index {
-                wished.answer(SnapshotTaken::Taken { index, term });
+                wished.wish.answer(SnapshotTaken::Taken { index, term });
             } else {
                 self.wishes.push(wished);
             }
@@ -245,13 +245,6 @@ impl Snapshots {
             }
             !doomed
         });
-    }
-}
-
-impl Wished {
-    fn answer(self, taken: SnapshotTaken) {
-        // Whoever asked may have given up waiting.
-        self.wish.reply.send(taken).ok();
     }
 }
 
@@ -361,6 +354,7 @@ impl Core {
         let SnapshotFile { header, path, bytes, marker, .. } = named;
         self.raw.mut_store().save_marker(marker, header.conf_state)?;
         self.snapshots.bytes_at_newest = bytes_at;
+        self.metrics.snapshot_taken(took, bytes);
         info!(self.logger, "snapshot"; "index" => index, "term" => marker.term, "bytes" => bytes,
             "took_ms" => millis(took));
         self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
@@ -442,6 +436,7 @@ impl Core {
                 SnapshotStatus::Failure
             }
         };
+        self.metrics.snapshot_sent(result);
         self.snapshots.sending.remove(&to);
         self.raw.report_snapshot(to, status);
         self.snapshots.purge();
@@ -493,6 +488,7 @@ impl Core {
         entries: Vec<raft::eraftpb::Entry>,
         hard_state: Option<&raft::eraftpb::HardState>,
     ) -> Result<(), Error> {
+        let started = Instant::now();
         let index = snapshot.get_metadata().index;
         let received = self.snapshots.received.take();
         let received = received.filter(|received| received.file().header.index == index);
@@ -520,6 +516,7 @@ impl Core {
         self.set_book(header.book);
         self.snapshots.bytes_at_newest = self.snapshots.published_bytes;
         self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
+        self.metrics.snapshot_installed(started.elapsed(), bytes);
         info!(self.logger, "installed a snapshot"; "index" => index, "term" => marker.term,
             "bytes" => bytes);
         self.release()

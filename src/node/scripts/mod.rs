@@ -25,6 +25,7 @@ use crate::key::Attempt;
 use crate::membership::{
     Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, parse_cluster,
 };
+use crate::metrics::Metrics;
 use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
@@ -143,6 +144,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         pins: BTreeMap::new(),
         restore,
         captured: captured_tx,
+        metrics: Metrics::new(Arc::new(Shared::new(Status::default()))),
         applied: Arc::clone(&applied),
         nonce: seed << 8 | id,
         seed: seed << 8 | id,
