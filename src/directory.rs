@@ -38,21 +38,20 @@ use crate::membership::Book;
 use crate::node::Kept;
 use crate::snapshot::{self, Failure, Header, Reader, SnapshotFile};
 use crate::storage::{self, Storage};
-use crate::{Config, Error};
+use crate::{Config, Error, pins};
 
 const IDENTITY: &str = "identity";
 const LOCK: &str = "LOCK";
 const WAL: &str = "wal";
 const SNAP: &str = "snap";
-const PINS: &str = "pins";
 const REMOVED: &str = "removed";
 
 /// Has a member that is about to join registered, and learns its cluster's id.
 pub(crate) type Register<'a> = &'a mut dyn FnMut(&Identity) -> Result<u64, Error>;
 
-/// Where `config` keeps its files.
-pub(crate) fn path(config: &Config) -> PathBuf {
-    config.data_dir.clone()
+/// Where `config` keeps its pins.
+pub(crate) fn pins(config: &Config) -> PathBuf {
+    config.data_dir.join(pins::FILE)
 }
 
 /// Where `config` keeps its snapshots.
@@ -119,7 +118,14 @@ impl Directory {
         let ours = |name: &String| {
             matches!(
                 name.as_str(),
-                IDENTITY | LOCK | WAL | SNAP | PINS | "identity.tmp" | "pins.tmp" | "lost+found"
+                IDENTITY
+                    | LOCK
+                    | WAL
+                    | SNAP
+                    | pins::FILE
+                    | "identity.tmp"
+                    | "pins.tmp"
+                    | "lost+found"
             )
         };
         if !names.iter().any(|name| name == IDENTITY) {

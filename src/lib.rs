@@ -65,6 +65,7 @@ mod identity;
 mod key;
 mod metrics;
 mod node;
+mod pins;
 mod snapshot;
 mod status;
 mod storage;

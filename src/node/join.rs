@@ -49,7 +49,7 @@ pub(super) fn register(
     let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
     let body = Call { wish, options, patience_ms }.encode();
     let head = JoinHead {
-        from: *id,
+        id: *id,
         incarnation: identity.incarnation,
         peer_url: own.to_owned(),
         client_url: client_url.clone(),

@@ -147,12 +147,10 @@ impl Node {
         let listening = |source| Error::Listen { address: peer_address.to_string(), source };
 
         let snap_dir = directory::snap_dir(&config);
-        let gate = Gate::open(Arc::clone(&fs), &directory::path(&config), identity)?;
-        let gate = Arc::new(gate);
+        let Identity { node, incarnation, cluster } = identity;
+        let pins = directory::pins(&config);
+        let gate = Arc::new(Gate::open(Arc::clone(&fs), &pins, node, incarnation, cluster)?);
         let settings = Settings {
-            id: config.id,
-            cluster: identity.cluster,
-            incarnation: identity.incarnation,
             peer_url: own_url,
             client_url: config.client_url.clone(),
             heartbeat_interval: config.heartbeat_interval,
@@ -536,6 +534,10 @@ impl Loop {
                         status.client_urls.insert(peer, client_url);
                     });
                 }
+                Inbound::Distrusted { peer, status, message } => {
+                    warn!(logger, "refusing a peer"; "peer" => peer, "status" => status,
+                        "why" => message);
+                }
                 Inbound::Refused { peer, status, message } => match status {
                     410 => return Err(Error::Removed(message)),
                     403 => return Err(Error::LostData(message)),
@@ -543,7 +545,7 @@ impl Loop {
                         "why" => message),
                 },
                 Inbound::Snapshot { message, received, reply, .. } => {
-                    let result = core.receive_snapshot(message, received, send)?;
+                    let result = core.receive_snapshot(*message, received, send)?;
                     // The sender may have gone: raft has the snapshot all the same.
                     reply.send(result).ok();
                 }

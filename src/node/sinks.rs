@@ -1,4 +1,4 @@
-//! Where the transport puts the snapshots that other members send.
+//! Where the transport puts the snapshots that other members send, and where it gets ours.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use wal::fs::Fs;
 
-use crate::snapshot::{self, Announced, Incoming, Received};
-use crate::transport::{SnapshotSink, SnapshotSinks};
+use crate::snapshot::{self, Announced, Incoming, Outgoing, Received};
+use crate::transport::{SnapshotSink, SnapshotSinks, SnapshotSource};
 
 /// Opens a temporary file for each snapshot that arrives.
 pub(super) struct Sinks {
@@ -44,5 +44,19 @@ impl SnapshotSink for Sink {
 
     fn finish(self: Box<Self>) -> Result<Received, String> {
         self.0.finish().map_err(|error| error.to_string())
+    }
+}
+
+impl SnapshotSource for Outgoing {
+    fn len(&self) -> u64 {
+        Outgoing::len(self)
+    }
+
+    fn checksum(&self) -> u64 {
+        Outgoing::checksum(self)
+    }
+
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        Ok(Outgoing::read_at(self, offset, bytes)?)
     }
 }
