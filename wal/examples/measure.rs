@@ -3,14 +3,17 @@
 //! `measure syncs [dir]` times one write and sync of 4 KiB, into space that was only allocated and
 //! into space that was filled with zeros before; then the log's own saves. `measure replay [dir]`
 //! times the opening of a log of a million entries and shows the most memory the process ever
-//! held; a directory in memory spares it the 62,500 syncs of writing that log. `measure memory`
-//! writes, releases and deletes 100 MB in batches of 1 KiB without any disk.
+//! held; a directory in memory spares it the 62,500 syncs of writing that log. `measure rotations
+//! [dir]` shows the slowest saves of a log that changes segments and deletes old ones, by itself
+//! and then with the help of other threads. `measure memory` writes, releases and deletes 100 MB in
+//! batches of 1 KiB without any disk.
 #![allow(clippy::print_stdout, reason = "an example reports to its user")]
 
 use std::{
     error::Error,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -31,8 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let result = match what.to_str() {
         Some("syncs") => syncs(&dir),
         Some("replay") => replay(&dir),
+        Some("rotations") => rotations(&dir),
         Some("memory") => memory(),
-        _ => Err("measure syncs|replay|memory [dir]".into()),
+        _ => Err("measure syncs|replay|rotations|memory [dir]".into()),
     };
     std::fs::remove_dir_all(&dir)?;
     result
@@ -121,6 +125,46 @@ fn replay(dir: &Path) -> Result<(), Box<dyn Error>> {
         wal.entries(index, index + 1, 0)?;
     }
     println!("one entry read in {:?} on average", start.elapsed() / 1000);
+    Ok(())
+}
+
+fn rotations(dir: &Path) -> Result<(), Box<dyn Error>> {
+    for (round, is_deferred) in [false, true, false, true].into_iter().enumerate() {
+        let dir = dir.join(format!("rotations-{round}"));
+        let options = Options { cluster: 1, node: 1, ..Options::default() };
+        let mut batch = Batch::new();
+        let mut wal = Wal::create(Arc::new(DiskFs), &dir, options, &mut batch)?;
+        let (files, prepared) = mpsc::channel();
+        let mut times = Vec::new();
+        thread::scope(|scope| -> wal::Result<()> {
+            for index in 1..=16_384 {
+                let preparation = if is_deferred { wal.wants_segment() } else { None };
+                if let Some(preparation) = preparation {
+                    let files = files.clone();
+                    scope.spawn(move || preparation.run().map(|file| files.send(file)));
+                }
+                prepared.try_iter().for_each(|file| wal.supply(file));
+                batch.push_entry(index, 1, false, &[&[7; 32 << 10]]);
+                batch.set_hard_state(HardState { term: 1, vote: 0, commit: index });
+                if index > 1 {
+                    batch.set_marker(Marker { index: index - 1, term: 1, checksum: 0 });
+                }
+                let start = Instant::now();
+                wal.save(&mut batch)?;
+                match wal.release(wal.release_point(128 << 20))? {
+                    Some(doomed) if is_deferred => drop(scope.spawn(|| doomed.delete())),
+                    doomed => drop(doomed.map(Doomed::delete).transpose()?),
+                }
+                times.push(start.elapsed());
+            }
+            Ok(())
+        })?;
+        times.sort();
+        let slowest = &times[times.len() - 8..];
+        println!("deferred {is_deferred}: p50 {:?}, slowest {slowest:?}", times[times.len() / 2]);
+        drop(wal);
+        std::fs::remove_dir_all(&dir)?;
+    }
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! The log itself: create, open, save, read, release.
 //!
-//! Every change is durable when the call that makes it returns. After a write or a sync has failed
+//! What is saved is durable when the call returns; what is released is only forgotten, and deleted
+//! by whoever runs the [`Doomed`] that is returned. After a write, sync or deletion has failed
 //! nobody knows what the disk holds, so the log is latched: it answers [`Error::Latched`] until it
 //! is opened anew, and nothing is ever tried again. A batch that breaks a rule of the index panics
 //! before a byte of it is written.
 //!
-//! The order of what must happen before what is in three functions: `segment::create` for a new
-//! segment, [`Wal::rotate`] for the change to it, and [`Wal::open`] for what a crash left.
+//! The order of what must happen before what is in four functions: `segment::create` for a new
+//! segment, [`Wal::rotate`] for the change to it, `segment::delete` for old ones, and [`Wal::open`]
+//! for what a crash left.
 
 use std::{
     fmt, io,
@@ -86,6 +88,7 @@ pub struct Wal {
     filled: u64,
     /// What the next segment will be made of.
     prepared: Option<Prepared>,
+    /// Shared while a preparation is under way or waits to be used.
     slot: Slot,
     /// The newest segment for which a file was asked for.
     asked: u64,
@@ -173,7 +176,8 @@ impl Wal {
     ///
     /// What is returned is durable, whatever of it the dead process had only written. `stop` is
     /// asked before each batch and ends the replay with [`Error::Interrupted`] when true. Nothing
-    /// else may have the directory open: the lock is the caller's.
+    /// else may have the directory open: the lock is the caller's. Nor may a [`Doomed`] or a
+    /// [`Preparation`] of an earlier opening be running meanwhile.
     pub fn open(
         fs: Arc<dyn Fs>,
         dir: &Path,
