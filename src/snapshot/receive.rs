@@ -8,6 +8,8 @@ use wal::fs::Fs;
 use super::part::{Decoder, Part};
 use super::write::Draft;
 use super::{Failure, Header, SnapshotFile};
+#[cfg(test)]
+use crate::membership::Book;
 
 /// What gathers in memory before it is written: fewer and larger writes than the network's.
 const WRITE_BYTES: usize = 1 << 20;
@@ -169,6 +171,20 @@ impl std::fmt::Debug for Received {
 impl Received {
     pub(crate) fn file(&self) -> &SnapshotFile {
         &self.file
+    }
+
+    /// One that somebody else's tests can hand on.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        let fs: Arc<dyn Fs> = Arc::new(wal::fs::MemFs::new());
+        let (sent, path) = (Path::new("/sent"), Path::new("/received"));
+        let file = super::write(&fs, sent, &Header::genesis(7, Book::default()), |_| Ok(()));
+        let SnapshotFile { bytes, checksum, .. } = file.expect("memory takes it");
+        let announced = Announced { cluster: 7, bytes, checksum };
+        let mut incoming = Incoming::begin(&fs, path, announced).expect("memory takes it");
+        let all = wal::fs::read_file(&*fs, sent, bytes).expect("it was written");
+        incoming.write(&all).expect("it is whole");
+        incoming.finish().expect("it is whole")
     }
 
     /// Takes the file over: from here on it is the caller's to name or to remove.

@@ -64,7 +64,7 @@ impl SnapshotSink for TestSink {
         let bytes = std::mem::take(&mut self.bytes);
         self.checksum = 0;
         lock(&self.files).stored.push(bytes);
-        Ok(Received)
+        Ok(Received::example())
     }
 }
 
@@ -426,7 +426,7 @@ fn measure_snapshots() {
         }
         fn finish(self: Box<Self>) -> Result<Received, String> {
             let synced = self.0.map_or(Ok(()), |file| file.sync_all());
-            synced.map(|()| Received).map_err(|error| error.to_string())
+            synced.map(|()| Received::example()).map_err(|error| error.to_string())
         }
     }
     struct Writers(Option<tempfile::TempDir>);
