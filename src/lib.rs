@@ -64,7 +64,7 @@ mod error;
 mod identity;
 mod key;
 mod node;
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
+#[allow(dead_code, unused_imports, reason = "used by the node's loop, which follows")]
 mod snapshot;
 mod status;
 mod storage;
