@@ -585,35 +585,4 @@ fn starting(error: wal::Error, path: &Path) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whoever restarts a member knows where it is, not who it is; asking must not change a byte.
-    #[test]
-    fn a_directory_says_whose_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        assert_eq!(member_id(&path.join("missing")).unwrap(), None);
-        assert_eq!(member_id(path).unwrap(), None);
-        let identity = Identity { node: 7, incarnation: 1, cluster: 2 };
-        std::fs::write(path.join(IDENTITY), identity.encode()).unwrap();
-        assert_eq!(member_id(path).unwrap(), Some(7));
-        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1);
-        std::fs::write(path.join(IDENTITY), [0; 56]).unwrap();
-        assert!(matches!(member_id(path), Err(Error::Corrupt(_))));
-    }
-
-    /// A new directory needs this member's URL; one that has been used has it in its book.
-    #[test]
-    fn only_a_new_directory_asks_for_its_member_in_the_cluster() {
-        let fs: Arc<dyn Fs> = Arc::new(wal::fs::DiskFs);
-        let directory = tempfile::tempdir().unwrap();
-        let config = Config::new(7, Vec::new(), directory.path().into());
-        assert_eq!(config.validate(), Ok(()));
-        let new = Directory::inspect(Arc::clone(&fs), &config);
-        assert!(matches!(new, Err(Error::Config(what)) if what.contains("id 7")));
-        let identity = Identity { node: 7, incarnation: 1, cluster: 2 };
-        std::fs::write(directory.path().join(IDENTITY), identity.encode()).unwrap();
-        assert!(Directory::inspect(fs, &config).is_ok());
-    }
-}
+mod tests;

@@ -115,7 +115,7 @@ fn file_bytes_are_pinned() {
 /// also by way of a peer, whatever pieces the network makes of it.
 #[test]
 fn body_comes_back_as_it_was_written() {
-    let body: Vec<u8> = (0..600_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let body: Vec<u8> = (0..600_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let mut seed = 1_usize;
     for length in [0, 1, 7, 8, 9, 16, 17, CHUNK_BYTES, CHUNK_BYTES + 1, body.len()] {
         let (body, chunk) = (&body[..length], if length < 20 { CHUNK } else { CHUNK_BYTES });
@@ -416,7 +416,7 @@ fn throughput() {
     };
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Fs> = Arc::new(DiskFs);
-    let record: Vec<u8> = (0..4096_u32).map(|n| (n * n >> 5) as u8).collect();
+    let record: Vec<u8> = (0..4096_u32).map(|n| ((n * n) >> 5) as u8).collect();
     for _ in 0..3 {
         let plain = disk.create_new(&dir.path().join("plain")).unwrap();
         let start = Instant::now();
