@@ -118,7 +118,8 @@ impl Config {
         }
     }
 
-    /// Refuses a configuration that cannot work.
+    /// Refuses a configuration that cannot work. Who the members are is not looked at: of a data
+    /// directory that has been used, its address book says that.
     ///
     /// # Errors
     ///
@@ -131,14 +132,6 @@ impl Config {
             }
         };
         check(self.id != 0, "the id is 0; ids are whole numbers from 1".into());
-        check(
-            self.founders.iter().any(|founder| founder.id == self.id),
-            format!(
-                "id {} is not in the cluster, which has {}",
-                self.id,
-                join(self.founders.iter().map(|founder| founder.id))
-            ),
-        );
         check(
             self.heartbeat_interval >= Duration::from_millis(10),
             format!("heartbeat interval {:?} is below 10ms", self.heartbeat_interval),
@@ -172,6 +165,16 @@ impl Config {
             "snapshots.keep is 0: a log without a snapshot could not be read again".into(),
         );
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    /// Refuses what cannot begin a data directory: a member that its own cluster does not list
+    /// has no URL.
+    pub(crate) fn validate_founding(&self) -> Result<(), String> {
+        if self.founders.iter().any(|founder| founder.id == self.id) {
+            return Ok(());
+        }
+        let ids = join(self.founders.iter().map(|founder| founder.id));
+        Err(format!("id {} is not in the cluster, which has {ids}", self.id))
     }
 
     /// One tick of raft's clock.

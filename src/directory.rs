@@ -81,6 +81,7 @@ impl Directory {
             if let Some(name) = strange {
                 return Err(foreign(&path, name));
             }
+            config.validate_founding().map_err(Error::Config)?;
             return Ok(Self { fs, path, state: State::New });
         }
         // Whose directory it is can be read without a lock, and a stranger's is not touched.
@@ -210,12 +211,29 @@ fn refuse_orphaned_log(
     }
 }
 
-fn read_identity(fs: &dyn Fs, path: &Path, config: &Config) -> Result<Identity, Error> {
+/// The id of the member that a data directory belongs to; `None` when none was ever begun there.
+/// Takes no lock and changes nothing, so that whoever starts a member need not be told its id.
+///
+/// # Errors
+///
+/// The identity file is damaged or cannot be read.
+pub fn member_id(data_dir: &Path) -> Result<Option<u64>, Error> {
+    let fs = wal::fs::DiskFs;
+    if !exists(&fs, &data_dir.join(IDENTITY))? {
+        return Ok(None);
+    }
+    load_identity(&fs, data_dir).map(|identity| Some(identity.node))
+}
+
+fn load_identity(fs: &dyn Fs, path: &Path) -> Result<Identity, Error> {
     let file = path.join(IDENTITY);
     let bytes =
         wal::fs::read_file(fs, &file, 4096).map_err(|source| unusable("read", &file, source))?;
-    let identity = Identity::decode(&bytes)
-        .map_err(|what| Error::Corrupt(format!("{} {what}", file.display())))?;
+    Identity::decode(&bytes).map_err(|what| Error::Corrupt(format!("{} {what}", file.display())))
+}
+
+fn read_identity(fs: &dyn Fs, path: &Path, config: &Config) -> Result<Identity, Error> {
+    let identity = load_identity(fs, path)?;
     if identity.node != config.id {
         return Err(Error::Foreign {
             path: path.to_path_buf(),
@@ -254,13 +272,9 @@ fn recover(
             identity.cluster
         )));
     }
-    let flags = Book::founding(&config.founders);
-    if flags.members.iter().map(|(id, m)| (id, &m.url)).ne(header
-        .book
-        .members
-        .iter()
-        .map(|(id, m)| (id, &m.url)))
-    {
+    let flags = config.founders.iter().map(|founder| (&founder.id, &founder.url));
+    let book = header.book.members.iter().map(|(id, member)| (id, &member.url));
+    if !config.founders.is_empty() && flags.ne(book) {
         info!(logger, "--cluster differs from the address book, which rules";
             "path" => %path.display());
     }
@@ -392,5 +406,39 @@ fn starting(error: wal::Error, path: &Path) -> Error {
         }
         wal::Error::Interrupted => Error::Interrupted,
         other => Error::Corrupt(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever restarts a member knows where it is, not who it is; asking must not change a byte.
+    #[test]
+    fn a_directory_says_whose_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        assert_eq!(member_id(&path.join("missing")).unwrap(), None);
+        assert_eq!(member_id(path).unwrap(), None);
+        let identity = Identity { node: 7, incarnation: 1, cluster: 2 };
+        std::fs::write(path.join(IDENTITY), identity.encode()).unwrap();
+        assert_eq!(member_id(path).unwrap(), Some(7));
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1);
+        std::fs::write(path.join(IDENTITY), [0; 56]).unwrap();
+        assert!(matches!(member_id(path), Err(Error::Corrupt(_))));
+    }
+
+    /// A new directory needs this member's URL; one that has been used has it in its book.
+    #[test]
+    fn only_a_new_directory_asks_for_its_member_in_the_cluster() {
+        let fs: Arc<dyn Fs> = Arc::new(wal::fs::DiskFs);
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::new(7, Vec::new(), directory.path().into());
+        assert_eq!(config.validate(), Ok(()));
+        let new = Directory::inspect(Arc::clone(&fs), &config);
+        assert!(matches!(new, Err(Error::Config(what)) if what.contains("id 7")));
+        let identity = Identity { node: 7, incarnation: 1, cluster: 2 };
+        std::fs::write(directory.path().join(IDENTITY), identity.encode()).unwrap();
+        assert!(Directory::inspect(fs, &config).is_ok());
     }
 }

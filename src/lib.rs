@@ -75,6 +75,7 @@ pub use channel::{
     Refusal, Restore, SnapshotRequest, SnapshotTaken, Unknown,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
+pub use directory::member_id;
 pub use error::Error;
 pub use node::{Channels, Node};
 pub use status::{Role, Status, Transfer};
