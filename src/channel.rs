@@ -27,6 +27,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::membership::{Change, ChangeOptions, Changed};
+use crate::metrics::Metrics;
 use crate::snapshot::Header;
 use crate::status::{Shared, Status};
 
@@ -196,7 +197,16 @@ pub(crate) struct ChangeRequest {
     pub(crate) options: ChangeOptions,
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<Changed>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
+}
+
+impl ChangeRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, changed: Changed) {
+        self.permit.metrics().change(&changed);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        self.reply.send(changed).ok();
+    }
 }
 
 /// Somebody wants a snapshot of everything that is applied now.
@@ -204,6 +214,14 @@ pub(crate) struct SnapshotWish {
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<SnapshotTaken>,
     pub(crate) _permit: Permit,
+}
+
+impl SnapshotWish {
+    /// Answers the wish; nobody may be listening any more.
+    pub(crate) fn answer(self, taken: SnapshotTaken) {
+        // Whoever wished may have given up waiting: then the answer has nowhere to go.
+        self.reply.send(taken).ok();
+    }
 }
 
 /// A command on its way into the log.
@@ -219,12 +237,13 @@ pub(crate) struct ReadRequest {
     pub(crate) min_index: u64,
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<Read>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 impl ReadRequest {
     /// Answers the read; nobody may be listening any more.
     pub(crate) fn answer(self, read: Read) {
+        self.permit.metrics().read(&read);
         // The reader may have given up waiting: then the answer has nowhere to go.
         self.reply.send(read).ok();
     }
@@ -234,15 +253,28 @@ impl ReadRequest {
 /// [`Unknown::Stopped`].
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    reply: oneshot::Sender<Outcome>,
-    _permit: Permit,
+    /// `None` once it is used.
+    reply: Option<oneshot::Sender<Outcome>>,
+    permit: Permit,
 }
 
 impl Waiter {
     /// Answers the proposer; nobody may be listening any more.
-    pub(crate) fn answer(self, outcome: Outcome) {
+    pub(crate) fn answer(mut self, outcome: Outcome) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: Outcome) {
+        let Some(reply) = self.reply.take() else { return };
+        self.permit.metrics().proposal(&outcome);
         // The proposer may have given up waiting: then the answer has nowhere to go.
-        self.reply.send(outcome).ok();
+        reply.send(outcome).ok();
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.send(Outcome::Unknown(Unknown::Stopped));
     }
 }
 
@@ -257,8 +289,8 @@ pub struct Handle {
 
 impl Handle {
     pub(crate) fn new(requests: Sender<Request>, shared: Arc<Shared>, limits: Limits) -> Self {
-        let admission =
-            Arc::new(Admission { limits, count: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+        let metrics = Metrics::new(Arc::clone(&shared));
+        let admission = Arc::new(Admission { limits, shared: Arc::clone(&shared), metrics });
         Self { requests, shared, admission }
     }
 
@@ -270,12 +302,16 @@ impl Handle {
     /// Refuses at once, without a trace in the log, when too much is waiting already, when the
     /// command is too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
-        if data.len() as u64 > self.admission.limits.max_entry_bytes {
-            return Err(Refusal::TooLarge);
-        }
-        let permit = Admission::admit(&self.admission, data.len() as u64)?;
+        let bytes = data.len() as u64;
+        let permit = if bytes > self.admission.limits.max_entry_bytes {
+            Err(Refusal::TooLarge)
+        } else {
+            Admission::admit(&self.admission, bytes)
+        };
+        let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
+        let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { reply, _permit: permit };
+        let waiter = Waiter { reply: Some(reply), permit };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
         Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
     }
@@ -292,9 +328,10 @@ impl Handle {
         min_index: u64,
         deadline: Instant,
     ) -> Result<Pending<Read>, Refusal> {
-        let permit = Admission::admit(&self.admission, 0)?;
+        let refused = |refusal: &Refusal| self.metrics().read(&Read::Refused(*refusal));
+        let permit = Admission::admit(&self.admission, 0).inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ReadRequest { consistency, min_index, deadline, reply, _permit: permit };
+        let request = ReadRequest { consistency, min_index, deadline, reply, permit };
         self.submit(Request::Read(request))?;
         Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
     }
@@ -314,7 +351,7 @@ impl Handle {
     ) -> Result<Pending<Changed>, Refusal> {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ChangeRequest { change, options, deadline, reply, _permit: permit };
+        let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
         Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
     }
@@ -353,14 +390,29 @@ impl Handle {
         self.shared.last_turn_age()
     }
 
+    /// What this node counts and measures.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.admission.metrics
+    }
+
     fn submit(&self, request: Request) -> Result<(), Refusal> {
-        if self.shared.shutdown_requested() {
-            return Err(Refusal::ShuttingDown);
+        let (request, refusal) = if self.shared.shutdown_requested() {
+            (request, Refusal::ShuttingDown)
+        } else {
+            match self.requests.try_send(request) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(request)) => (request, Refusal::Overloaded),
+                Err(TrySendError::Disconnected(request)) => (request, Refusal::ShuttingDown),
+            }
+        };
+        // The caller hears of it from here; answering counts it.
+        match request {
+            Request::Propose(proposal) => proposal.waiter.answer(Outcome::Refused(refusal)),
+            Request::Read(read) => read.answer(Read::Refused(refusal)),
+            Request::Change(_) | Request::Snapshot(_) | Request::Shutdown => {}
         }
-        self.requests.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::Overloaded,
-            TrySendError::Disconnected(_) => Refusal::ShuttingDown,
-        })
+        Err(refusal)
     }
 }
 
@@ -372,21 +424,22 @@ pub(crate) struct Limits {
     pub(crate) max_entry_bytes: u64,
 }
 
-/// Counts what was let in and has not been answered, without asking the loop.
+/// Keeps the door: what was let in and has not been answered is within the limits.
 #[derive(Debug)]
 struct Admission {
     limits: Limits,
-    count: AtomicU64,
-    bytes: AtomicU64,
+    shared: Arc<Shared>,
+    metrics: Metrics,
 }
 
 impl Admission {
     fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
-        this.count.fetch_add(1, Ordering::Relaxed);
-        this.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let pending = &this.shared.pending;
+        pending.requests.fetch_add(1, Ordering::Relaxed);
+        pending.bytes.fetch_add(bytes, Ordering::Relaxed);
         let permit = Permit { admission: Arc::clone(this), bytes };
-        let over = this.count.load(Ordering::Relaxed) > this.limits.max_pending
-            || this.bytes.load(Ordering::Relaxed) > this.limits.max_pending_bytes;
+        let over = pending.requests.load(Ordering::Relaxed) > this.limits.max_pending
+            || pending.bytes.load(Ordering::Relaxed) > this.limits.max_pending_bytes;
         if over { Err(Refusal::Overloaded) } else { Ok(permit) }
     }
 }
@@ -398,10 +451,17 @@ pub(crate) struct Permit {
     bytes: u64,
 }
 
+impl Permit {
+    fn metrics(&self) -> &Metrics {
+        &self.admission.metrics
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.count.fetch_sub(1, Ordering::Relaxed);
-        self.admission.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let pending = &self.admission.shared.pending;
+        pending.requests.fetch_sub(1, Ordering::Relaxed);
+        pending.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

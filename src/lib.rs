@@ -63,6 +63,7 @@ mod directory;
 mod error;
 mod identity;
 mod key;
+mod metrics;
 mod node;
 mod snapshot;
 mod status;
@@ -77,5 +78,6 @@ pub use channel::{
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
 pub use directory::member_id;
 pub use error::Error;
+pub use metrics::Metrics;
 pub use node::{Channels, Node};
-pub use status::{Role, Status, Transfer};
+pub use status::{Link, Role, Status, Transfer};

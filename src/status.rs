@@ -50,6 +50,19 @@ pub struct Transfer {
     pub total: u64,
 }
 
+/// This member's line to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Link {
+    /// Whether both streams to it are open.
+    pub connected: bool,
+    /// How many bytes wait to be sent.
+    pub queued_bytes: u64,
+    /// How many bytes were sent since the start.
+    pub sent_bytes: u64,
+    /// How many frames were dropped unsent since the start.
+    pub dropped: u64,
+}
+
 /// A node's view of itself and its cluster at the end of its last turn.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -93,6 +106,14 @@ pub struct Status {
     pub sending: Vec<Transfer>,
     /// Snapshots on their way to this member.
     pub receiving: Vec<Transfer>,
+    /// The lines to the other members, by id.
+    pub links: BTreeMap<u64, Link>,
+    /// How many bytes of entries wait for the consumer.
+    pub commit_queue_bytes: u64,
+    /// How many requests wait for an answer.
+    pub pending_requests: u64,
+    /// How many bytes of proposals wait for an answer.
+    pub pending_bytes: u64,
     /// Whether a leader is known and this member has applied what was committed when it started.
     pub ready: bool,
 }
@@ -104,6 +125,14 @@ pub(crate) struct Shared {
     last_turn_ms: AtomicU64,
     shutdown: AtomicBool,
     status: Mutex<Status>,
+    pub(crate) pending: Pending,
+}
+
+/// What was let in at the door and has not been answered, counted without asking the loop.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 impl Shared {
@@ -113,6 +142,7 @@ impl Shared {
             last_turn_ms: AtomicU64::new(0),
             shutdown: AtomicBool::new(false),
             status: Mutex::new(status),
+            pending: Pending::default(),
         }
     }
 
@@ -125,7 +155,10 @@ impl Shared {
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.lock().clone()
+        let mut status = self.lock().clone();
+        status.pending_requests = self.pending.requests.load(Ordering::Relaxed);
+        status.pending_bytes = self.pending.bytes.load(Ordering::Relaxed);
+        status
     }
 
     /// Lets the loop change what others see.

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
-use crate::channel::{AppliedCell, Limits, Request};
+use crate::channel::{AppliedCell, Captured, Limits, Request, WriteState};
+use crate::membership::{Book, Change, ChangeOptions, Changed};
+use crate::snapshot::Header;
 use crate::status::Shared;
 use crate::{
     Applied, Channels, Commit, CommittedEntry, Config, Entries, Handle, Outcome, Read, Refusal,
-    Restore, Status, Unknown,
+    Restore, SnapshotRequest, SnapshotTaken, Status, Unknown,
 };
 
 /// What the node does with the next proposals and reads.
@@ -25,7 +27,7 @@ pub enum Verdict {
     Refuse(Refusal),
     /// Loses track of proposals; refuses reads as unavailable.
     Lose(Unknown),
-    /// Keeps them waiting until the node stops.
+    /// Keeps them waiting until the node stops, and changes and snapshots too.
     Hold,
 }
 
@@ -33,8 +35,27 @@ pub enum Verdict {
 #[derive(Debug, Clone)]
 pub struct FakeNode {
     shared: Arc<Shared>,
-    verdict: Arc<Mutex<Verdict>>,
+    script: Arc<Mutex<Told>>,
     stalled: Arc<AtomicBool>,
+    orders: Sender<Order>,
+}
+
+/// What the node was told to do, and what it was asked meanwhile.
+#[derive(Debug)]
+struct Told {
+    verdict: Verdict,
+    /// `None`: a change is done, and leaves the book of the status.
+    changed: Option<Changed>,
+    /// `None`: a snapshot is taken of everything committed.
+    snapshot: Option<SnapshotTaken>,
+    changes: Vec<(Change, ChangeOptions)>,
+}
+
+/// What a test has the node do on its own account.
+#[derive(Debug)]
+enum Order {
+    Restore(Restore),
+    Snapshot(Sender<Captured>),
 }
 
 impl FakeNode {
@@ -53,18 +74,24 @@ impl FakeNode {
         let (commit_tx, commit_rx) = crossbeam_channel::unbounded();
         let (wake_tx, wake_rx) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
+        let (order_tx, order_rx) = crossbeam_channel::unbounded();
+        let told =
+            Told { verdict: Verdict::Commit, changed: None, snapshot: None, changes: Vec::new() };
         let fake = Self {
             shared: Arc::clone(&shared),
-            verdict: Arc::new(Mutex::new(Verdict::Commit)),
+            script: Arc::new(Mutex::new(told)),
             stalled: Arc::default(),
+            orders: order_tx,
         };
         let script = Script {
             fake: fake.clone(),
+            orders: order_rx,
             requests: request_rx,
             commits: commit_tx,
             cell: Arc::clone(&cell),
             wake: wake_rx,
             last_index: 1,
+            last_term: 1,
             held: Vec::new(),
         };
         thread::spawn(move || script.run());
@@ -78,7 +105,40 @@ impl FakeNode {
 
     /// What becomes of everything asked from now on.
     pub fn decide(&self, verdict: Verdict) {
-        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        self.told().verdict = verdict;
+    }
+
+    /// How membership changes end from now on.
+    pub fn decide_changes(&self, changed: Changed) {
+        self.told().changed = Some(changed);
+    }
+
+    /// How wishes for a snapshot end from now on.
+    pub fn decide_snapshots(&self, taken: SnapshotTaken) {
+        self.told().snapshot = Some(taken);
+    }
+
+    /// The membership changes that were asked for since the last call.
+    #[must_use]
+    pub fn take_changes(&self) -> Vec<(Change, ChangeOptions)> {
+        std::mem::take(&mut self.told().changes)
+    }
+
+    /// Installs a snapshot, as the leader of a lagging member would. Its index must be above
+    /// everything committed here.
+    pub fn restore(&self, restore: Restore) {
+        // Gone only when the node is: then nobody wants it.
+        self.orders.send(Order::Restore(restore)).ok();
+    }
+
+    /// Asks the consumer for its state, and waits for what it has to write; `None` when it
+    /// declined.
+    #[must_use]
+    pub fn capture(&self) -> Option<WriteState> {
+        let (captured_tx, captured_rx) = crossbeam_channel::bounded(1);
+        // Gone only when the node is: then the answer below says so.
+        self.orders.send(Order::Snapshot(captured_tx)).ok();
+        captured_rx.recv().ok().and_then(|captured| captured.write)
     }
 
     /// Changes what the node says of itself.
@@ -91,19 +151,21 @@ impl FakeNode {
         self.stalled.store(true, Ordering::SeqCst);
     }
 
-    fn verdict(&self) -> Verdict {
-        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The imagined loop.
 struct Script {
     fake: FakeNode,
+    orders: Receiver<Order>,
     requests: Receiver<Request>,
     commits: Sender<Commit>,
     cell: Arc<AppliedCell>,
     wake: Receiver<()>,
     last_index: u64,
+    last_term: u64,
     held: Vec<Request>,
 }
 
@@ -116,20 +178,40 @@ impl Script {
             if !self.fake.stalled.load(Ordering::SeqCst) {
                 self.fake.shared.turn_ended(Instant::now());
             }
-            open = match self.requests.recv_timeout(Duration::from_millis(10)) {
-                Ok(Request::Shutdown) | Err(RecvTimeoutError::Disconnected) => false,
-                Ok(request) => self.handle(request),
-                Err(RecvTimeoutError::Timeout) => true,
+            open = crossbeam_channel::select! {
+                recv(self.requests) -> request => match request {
+                    Ok(Request::Shutdown) | Err(_) => false,
+                    Ok(request) => self.handle(request),
+                },
+                // Its sender is in `fake`, so that it is never disconnected.
+                recv(self.orders) -> order => order.is_ok_and(|order| self.obey(order)),
+                default(Duration::from_millis(10)) => true,
             };
         }
     }
 
+    fn obey(&mut self, order: Order) -> bool {
+        let commit = match order {
+            Order::Restore(restore) => {
+                (self.last_index, self.last_term) = (restore.index, restore.term);
+                Commit::Restore(restore)
+            }
+            Order::Snapshot(captured) => {
+                let mut header = Header::genesis(0, Book::default());
+                (header.index, header.term) = (self.last_index, self.last_term);
+                Commit::Snapshot(SnapshotRequest::new(header, captured))
+            }
+        };
+        self.commits.send(commit).is_ok()
+    }
+
     fn handle(&mut self, request: Request) -> bool {
-        match (self.fake.verdict(), request) {
+        let verdict = self.fake.told().verdict;
+        match (verdict, request) {
             (Verdict::Hold, request) => self.held.push(request),
             (Verdict::Commit, Request::Propose(proposal)) => {
                 self.last_index += 1;
-                let (last_index, last_term) = (self.last_index, 1);
+                let (last_index, last_term) = (self.last_index, self.last_term);
                 let entry = CommittedEntry {
                     index: last_index,
                     term: last_term,
@@ -157,7 +239,19 @@ impl Script {
             (Verdict::Lose(_), Request::Read(read)) => {
                 read.answer(Read::Refused(Refusal::Unavailable));
             }
-            (_, Request::Change(_) | Request::Snapshot(_)) => {}
+            (_, Request::Change(request)) => {
+                let book = self.fake.shared.status().book;
+                let (index, term) = (self.last_index, self.last_term);
+                let done = Changed::Done { index, term, book };
+                let mut told = self.fake.told();
+                told.changes.push((request.change.clone(), request.options));
+                request.answer(told.changed.clone().unwrap_or(done));
+            }
+            (_, Request::Snapshot(wish)) => {
+                let (index, term) = (self.last_index, self.last_term);
+                let taken = SnapshotTaken::Taken { index, term };
+                wish.answer(self.fake.told().snapshot.unwrap_or(taken));
+            }
             (_, Request::Shutdown) => return false,
         }
         true
