@@ -8,9 +8,11 @@
 //! - K2 A version is visible before its index is reported as applied, and before any proposer
 //!   hears of its commands.
 //! - K3 A command that cannot be read stops the member; it is never skipped.
-//! - K4 While a log is replayed nothing is published: a state older than what this member showed
-//!   before its restart helps nobody, and a map that nobody shares changes in place, which is what
-//!   makes replay fast.
+//! - K4 After a restore nothing is published until all that was known to be committed is applied:
+//!   a state older than what this member showed before its restart helps nobody, and a map that
+//!   nobody shares changes in place, which is what makes replay fast. A member that runs goes on
+//!   showing the version from before the restore meanwhile, which is never newer.
+//! - K5 A captured state holds exactly the commands through the index that its request names.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -21,10 +23,10 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use imbl::OrdMap;
-use raftnode::{Applied, Commit, CommittedEntry, Entries, Restore};
+use raftnode::{Applied, Commit, CommittedEntry, Entries, Restore, SnapshotRequest};
 
 use crate::command::{Command, DecodeError};
+use crate::state::{self, Map};
 
 /// How many items of the commit channel one version may add up. More would save little and make
 /// the first of them wait.
@@ -110,7 +112,7 @@ pub struct Version {
     pub term: u64,
     /// The keys. A change copies the map's node around its key, so what a node holds must be
     /// cheap to copy: plain counted pointers take half the time of `Bytes`.
-    pub map: OrdMap<Key, Arc<Value>>,
+    pub map: Map,
 }
 
 /// The read side of the store. Clones are cheap.
@@ -215,9 +217,7 @@ impl Applier {
             for commit in commits.try_iter().take(MAX_ITEMS_PER_VERSION - 1) {
                 self.apply(commit)?;
             }
-            if self.version.applied_index >= self.replay_through {
-                self.publish();
-            }
+            self.publish_unless_replaying();
         }
         Ok(())
     }
@@ -226,21 +226,37 @@ impl Applier {
         match commit {
             Commit::Restore(restore) => self.restore(restore),
             Commit::Entries(entries) => self.apply_entries(entries),
-            Commit::Snapshot(_) => Ok(()),
+            Commit::Snapshot(request) => {
+                self.capture(request);
+                Ok(())
+            }
         }
     }
 
-    fn restore(&mut self, mut restore: Restore) -> Result<(), ApplyError> {
-        let index = restore.index;
-        let fail = |source| ApplyError::State { index, source };
-        let mut first = [0];
-        if restore.state.read(&mut first).map_err(fail)? != 0 {
-            let what = "it holds state in a format of a later version; run that version";
-            return Err(fail(io::Error::new(io::ErrorKind::Unsupported, what)));
-        }
-        self.version = Version { applied_index: index, term: restore.term, map: OrdMap::default() };
-        self.replay_through = restore.commit_index;
+    /// Comes first, and again whenever this member has fallen too far behind the log. What was
+    /// applied before is shown and answered for while it still can be; what may not be shown yet
+    /// (K4) is dropped with the state that held it, and its proposers hear that it is unknown.
+    fn restore(&mut self, restore: Restore) -> Result<(), ApplyError> {
+        let Restore { index, term, commit_index, state } = restore;
+        self.publish_unless_replaying();
+        self.unanswered.clear();
+        let map = state::read(state).map_err(|source| ApplyError::State { index, source })?;
+        self.version = Version { applied_index: index, term, map };
+        self.replay_through = commit_index;
         Ok(())
+    }
+
+    /// The clone is one pointer: the map is persistent. Commands that are applied while it is
+    /// written copy the nodes they change.
+    fn capture(&self, request: SnapshotRequest) {
+        let Version { applied_index, term, map } = self.version.clone();
+        assert!(
+            (applied_index, term) == (request.index, request.term),
+            "K5: a capture of index {}, term {} at index {applied_index}, term {term}",
+            request.index,
+            request.term
+        );
+        request.capture(move |writer| state::write(&map, writer));
     }
 
     fn apply_entries(&mut self, entries: Entries) -> Result<(), ApplyError> {
@@ -278,6 +294,13 @@ impl Applier {
     fn put(&mut self, key: &[u8], value: &[u8], mod_index: u64) {
         let value = Arc::new(Value { bytes: Bytes::copy_from_slice(value), mod_index });
         self.version.map.insert(Key::from(key), value);
+    }
+
+    /// See K4.
+    fn publish_unless_replaying(&mut self) {
+        if self.version.applied_index >= self.replay_through {
+            self.publish();
+        }
     }
 
     /// K2: first the pointer, then the report, then the answers.
@@ -360,16 +383,97 @@ mod tests {
         assert!(store.load().applied_index <= 1, "the unreadable command shows");
     }
 
-    /// A snapshot's state is not readable yet; taking it for an empty one would lose keys.
+    fn stored(store: &Store, key: &[u8]) -> Option<Bytes> {
+        store.load().map.get(key).map(|value| value.bytes.clone())
+    }
+
+    fn restore(index: u64, commit_index: u64, state: Vec<u8>) -> Restore {
+        Restore { index, term: 2, commit_index, state: Box::new(io::Cursor::new(state)) }
+    }
+
+    /// A snapshot is what was applied before it was asked for, whatever is applied while it is
+    /// written (K5); and a member that lags has that, and nothing else, afterwards.
     #[test]
-    fn a_snapshot_with_state_is_refused() {
-        let (_, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
-        let (commit_tx, commit_rx) = crossbeam_channel::unbounded();
-        let (_, applier) = start(commit_rx, channels.applied).unwrap();
-        let state = Box::new(&b"state"[..]);
-        let restore = Restore { index: 9, term: 2, commit_index: 9, state };
-        commit_tx.send(Commit::Restore(restore)).unwrap();
+    fn a_captured_state_replaces_another_members() {
+        let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
+        let (store, _) = start(channels.commits, channels.applied).unwrap();
+        for key in [&b"a"[..], b"b"] {
+            channels.handle.propose(put(key, b"before"), soon()).unwrap().wait();
+        }
+        let write = node.capture().unwrap();
+        channels.handle.propose(put(b"a", b"after"), soon()).unwrap().wait();
+        let mut state = Vec::new();
+        write(&mut state).unwrap();
+        assert_eq!(stored(&store, b"a").unwrap(), "after");
+
+        let (lagging, channels) = FakeNode::start(&Config::new(2, vec![], "unused".into()));
+        let (store, applier) = start(channels.commits, channels.applied).unwrap();
+        channels.handle.propose(put(b"c", b"gone"), soon()).unwrap().wait();
+        lagging.restore(restore(9, 9, state));
+        let Outcome::Applied { index, .. } =
+            channels.handle.propose(put(b"d", b"next"), soon()).unwrap().wait()
+        else {
+            panic!("not applied");
+        };
+        assert_eq!((index, store.load().applied_index), (10, 10));
+        let expected = [(&b"a"[..], Some("before")), (b"b", Some("before")), (b"c", None)];
+        for (key, value) in expected {
+            assert_eq!(stored(&store, key), value.map(Bytes::from));
+        }
+        assert_eq!(store.load().map.get(&b"a"[..]).unwrap().mod_index, 2);
+        channels.handle.shutdown();
+        assert!(applier.join().unwrap().is_ok());
+    }
+
+    /// K4, while running: what was known to be committed is shown with the restored state or not
+    /// at all, and until then readers have the version they had.
+    #[test]
+    fn a_restored_state_is_shown_when_it_is_complete() {
+        let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
+        let (store, _) = start(channels.commits, channels.applied).unwrap();
+        channels.handle.propose(put(b"k", b"old"), soon()).unwrap().wait();
+        let mut state = Vec::new();
+        node.capture().unwrap()(&mut state).unwrap();
+        node.restore(restore(5, 6, state));
+        // More than one version adds up: at least one could have been shown.
+        for _ in 0..=MAX_ITEMS_PER_VERSION {
+            assert!(node.capture().is_some());
+        }
+        assert_eq!(store.load().applied_index, 2);
+        channels.handle.propose(put(b"k", b"new"), soon()).unwrap().wait();
+        assert_eq!((store.load().applied_index, store.load().term), (6, 2));
+        assert_eq!(stored(&store, b"k").unwrap(), "new");
+    }
+
+    /// A state that cannot be read stops the member with its place: taking it for an empty one
+    /// would lose keys.
+    #[test]
+    fn an_unreadable_state_stops_the_applier() {
+        let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
+        let (_, applier) = start(channels.commits, channels.applied).unwrap();
+        node.restore(restore(9, 9, b"kvst\x02\0\0\0".to_vec()));
         let message = applier.join().unwrap().unwrap_err().to_string();
-        assert!(message.contains("index 9") && message.contains("later version"), "{message}");
+        assert!(message.contains("index 9") && message.contains("version 2"), "{message}");
+    }
+
+    /// K5: a request that is taken at another index would give the snapshot a wrong name.
+    #[test]
+    #[should_panic(expected = "K5")]
+    fn a_capture_at_another_index_is_a_bug() {
+        let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
+        let applier = Applier {
+            version: Version { applied_index: 7, ..Version::default() },
+            replay_through: 0,
+            store: Store::default(),
+            applied: channels.applied,
+            unanswered: Vec::new(),
+        };
+        let asking = std::thread::spawn(move || node.capture().is_some());
+        for commit in channels.commits {
+            if let Commit::Snapshot(request) = commit {
+                applier.capture(request);
+            }
+        }
+        asking.join().unwrap();
     }
 }

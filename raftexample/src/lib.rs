@@ -8,6 +8,7 @@
 //! - [`cli`]: flags, variables and defaults become [`cli::Settings`], or a refusal in one line.
 //! - [`command`]: what a proposal says, in bytes.
 //! - [`kvstore`]: what the committed commands amount to.
+//! - [`state`]: the same as bytes, for snapshots.
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
 //! - [`run`]: a node's life from its settings to its exit code.
@@ -21,3 +22,4 @@ pub mod httpapi;
 pub mod kvstore;
 pub mod logging;
 pub mod run;
+pub mod state;
