@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::{self, Settings};
-use crate::httpapi::{Api, GRACE, Server, ServerLimits};
+use crate::httpapi::{Api, GRACE, Metrics, Server, ServerLimits};
 use crate::kvstore;
 use crate::logging::{self, Format};
 
@@ -143,6 +143,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
     })?;
     info!(logger, "serving clients"; "address" => %address, "version" => cli::VERSION);
     let api = Arc::new(Api {
+        metrics: Metrics::new(channels.handle.metrics()),
         handle: channels.handle,
         store,
         request_timeout: settings.request_timeout,

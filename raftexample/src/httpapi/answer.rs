@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use raftnode::membership::{ChangeRefusal, ChangeRefusalKind};
 use raftnode::{Consistency, Refusal, Status, Unknown};
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ const X_RAFT_CONSISTENCY: HeaderName = HeaderName::from_static("x-raft-consisten
 const X_RAFT_LEADER: HeaderName = HeaderName::from_static("x-raft-leader");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// When to come back after a 503: an election takes about a second.
@@ -69,6 +72,11 @@ impl Fault {
 
     pub(super) fn unknown(unknown: Unknown) -> Self {
         let message = format!("{unknown}; it may or may not be applied");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "unknown", message)
+    }
+
+    pub(super) fn unknown_change() -> Self {
+        let message = "nobody can say yet whether the change is made; GET /_members tells";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "unknown", message)
     }
 
@@ -127,6 +135,26 @@ impl From<Refusal> for Fault {
     }
 }
 
+impl From<ChangeRefusal> for Fault {
+    fn from(refusal: ChangeRefusal) -> Self {
+        use ChangeRefusalKind as Kind;
+        let (status, kind) = match refusal.kind {
+            Kind::Invalid => (StatusCode::BAD_REQUEST, "malformed"),
+            Kind::OtherIncarnation => (StatusCode::FORBIDDEN, "other_incarnation"),
+            Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Kind::Pending => (StatusCode::CONFLICT, "pending_change"),
+            Kind::Unsafe => (StatusCode::CONFLICT, "unsafe_change"),
+            Kind::Conflict => (StatusCode::CONFLICT, "conflict"),
+            Kind::Removed => (StatusCode::GONE, "removed"),
+            Kind::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Kind::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        };
+        let fault = Self::new(status, kind, refusal.message);
+        if refusal.kind == Kind::ShuttingDown { fault.closing() } else { fault }
+    }
+}
+
 /// `<id> <client url>`, when both are known.
 fn leader(status: &Status) -> Option<HeaderValue> {
     let url = status.client_urls.get(&status.leader_id).filter(|url| !url.is_empty())?;
@@ -153,6 +181,13 @@ pub(super) fn applied(index: u64, term: u64) -> Answer {
 pub(super) fn bytes(bytes: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(bytes));
     answer.headers_mut().insert(CONTENT_TYPE, BYTES);
+    answer
+}
+
+/// What a scraper reads.
+pub(super) fn metrics(text: String) -> Answer {
+    let mut answer = Response::new(Full::new(text.into()));
+    answer.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
     answer
 }
 

@@ -12,9 +12,11 @@
 //! - H4 Every request is answered within the request timeout and [`GRACE`].
 
 mod answer;
+mod metrics;
 mod patience;
 mod route;
 mod server;
+mod view;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -24,23 +26,27 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use hyper::{Request, StatusCode};
-use raftnode::{Consistency, Handle, Outcome, Read, Unknown, membership};
-use serde::Serialize;
+use raftnode::membership::{self, Change, ChangeOptions, Changed, MemberRole};
+use raftnode::{Consistency, Handle, Outcome, Read, SnapshotTaken, Unknown};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
 
+pub use metrics::Metrics;
 pub use server::{Server, ServerLimits};
 
 use crate::command;
 use crate::kvstore::Store;
 use answer::{Answer, Fault};
 use route::{Ack, Route};
+use view::{Members, Overview};
 
 /// How much longer than the node the client port waits for the node's own answer, which says
 /// more than a timeout here could.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// The longest body of a membership call: one URL.
-const MAX_URL_BYTES: u64 = 4096;
+/// The longest body of a membership call: one URL, with an id and a role around it.
+const MAX_MEMBER_BYTES: u64 = 4096;
 
 /// How long an unwanted body is read on, so that its sender gets to reading the answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -58,33 +64,60 @@ pub struct Api {
     pub max_value_bytes: u64,
     /// How long the node's loop may be silent before it counts as stuck.
     pub stuck_after: Duration,
+    /// What is counted, and shown to scrapers.
+    pub metrics: Metrics,
+}
+
+/// The body of `POST /_members`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewMember {
+    id: u64,
+    url: String,
+    #[serde(default)]
+    role: WantedRole,
+}
+
+/// The body of `PATCH /_members/<id>`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberPatch {
+    role: Option<WantedRole>,
+    url: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum WantedRole {
+    #[default]
+    Voter,
+    Learner,
+}
+
+impl From<WantedRole> for MemberRole {
+    fn from(role: WantedRole) -> Self {
+        match role {
+            WantedRole::Voter => MemberRole::Voter,
+            WantedRole::Learner => MemberRole::Learner,
+        }
+    }
 }
 
 impl Api {
     async fn serve(&self, request: Request<Incoming>) -> Answer {
-        let deadline = Instant::now() + self.request_timeout;
+        let start = Instant::now();
+        let deadline = start + self.request_timeout;
         let (head, mut body) = request.into_parts();
         let announced = body.size_hint().exact();
         let routed = route::route(&head.method, head.uri.path(), head.uri.query());
+        let name = routed.as_ref().map_or("none", Route::name);
         // One who asked whether to go on sends a body only when somebody begins to read it.
-        let begun = match &routed {
-            Ok(Route::Put { .. }) => announced.is_none_or(|bytes| bytes <= self.max_value_bytes),
-            Ok(Route::AddMember { .. }) => announced.is_none_or(|bytes| bytes <= MAX_URL_BYTES),
-            _ => false,
-        };
+        let limit = routed.as_ref().ok().and_then(|route| self.body_limit(route));
+        let begun = limit.is_some_and(|limit| announced.is_none_or(|bytes| bytes <= limit));
         let awaited = begun || !head.headers.contains_key(EXPECT);
         let answered = match routed {
             Err(fault) => Err(fault),
-            Ok(Route::Put { key, ack }) => self.put(&key, ack, &mut body, deadline).await,
-            Ok(Route::Get { key, consistency, min_index }) => {
-                self.get(&key, consistency, min_index, deadline).await
-            }
-            Ok(Route::AddMember { id }) => self.add_member(id, &mut body, deadline).await,
-            Ok(Route::RemoveMember { id }) => Err(not_implemented(id)),
-            Ok(Route::Status) => Ok(self.status()),
-            Ok(Route::Health) => self.health(),
-            Ok(Route::Ready) => self.ready(),
-            Ok(Route::Version) => Ok(version()),
+            Ok(route) => self.answer(route, &mut body, deadline).await,
         };
         // Closing a socket that holds unread bytes resets it, and the answer may be lost with
         // it.
@@ -93,7 +126,66 @@ impl Api {
             let limit = if closes { u64::MAX } else { self.max_value_bytes };
             tokio::spawn(discard(body, limit));
         }
-        answered.unwrap_or_else(|fault| fault.answer(|| self.handle.status()))
+        let answer = answered.unwrap_or_else(|fault| fault.answer(|| self.handle.status()));
+        self.metrics.answered(name, answer.status(), start.elapsed());
+        answer
+    }
+
+    /// How long a body may be; `None` when none is read.
+    fn body_limit(&self, route: &Route<'_>) -> Option<u64> {
+        match route {
+            Route::Put { .. } => Some(self.max_value_bytes),
+            Route::AddMember { .. } | Route::PostMember { .. } | Route::PatchMember { .. } => {
+                Some(MAX_MEMBER_BYTES)
+            }
+            _ => None,
+        }
+    }
+
+    async fn answer(
+        &self,
+        route: Route<'_>,
+        body: &mut Incoming,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        match route {
+            Route::Put { key, ack } => self.put(&key, ack, body, deadline).await,
+            Route::Get { key, consistency, min_index } => {
+                self.get(&key, consistency, min_index, deadline).await
+            }
+            Route::AddMember { id, options } => {
+                let url = self.read_text(body, deadline).await?;
+                let add = Change::Add { id, url: peer_url(&url)?, wants: MemberRole::Voter };
+                self.change(add, options, deadline).await
+            }
+            Route::PostMember { options } => {
+                let NewMember { id, url, role } = self.read_json(body, deadline).await?;
+                if id == 0 {
+                    return Err(Fault::malformed("bad id (not a u64 > 0)"));
+                }
+                let add = Change::Add { id, url: peer_url(&url)?, wants: role.into() };
+                self.change(add, options, deadline).await
+            }
+            Route::PatchMember { id, options } => {
+                let MemberPatch { role, url } = self.read_json(body, deadline).await?;
+                if role.is_none() && url.is_none() {
+                    return Err(Fault::malformed("the body has neither a role nor a url"));
+                }
+                let url = url.as_deref().map(peer_url).transpose()?;
+                let update = Change::Update { id, wants: role.map(MemberRole::from), url };
+                self.change(update, options, deadline).await
+            }
+            Route::RemoveMember { id, options } => {
+                self.change(Change::Remove { id }, options, deadline).await
+            }
+            Route::Members => Ok(self.members()),
+            Route::Snapshot => self.snapshot(deadline).await,
+            Route::Metrics => Ok(answer::metrics(self.metrics.text())),
+            Route::Status => Ok(self.status()),
+            Route::Health => self.health(),
+            Route::Ready => self.ready(),
+            Route::Version => Ok(version()),
+        }
     }
 
     async fn put(
@@ -144,17 +236,55 @@ impl Api {
         Ok(answer::with_state(answer, version.applied_index, version.term, consistency))
     }
 
-    async fn add_member(
+    async fn change(
         &self,
-        id: u64,
-        body: &mut Incoming,
+        change: Change,
+        options: ChangeOptions,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let url = self.read(body, MAX_URL_BYTES, BytesMut::with_capacity, deadline).await?;
-        let url = std::str::from_utf8(&url).map_err(|_| Fault::malformed("bad URL (not UTF-8)"))?;
-        membership::peer_url(url.trim())
-            .map_err(|what| Fault::malformed(format!("bad URL: {what}")))?;
-        Err(not_implemented(id))
+        let pending = self.handle.change(change, options, deadline)?;
+        let changed = patiently(deadline, pending.into_future()).await;
+        match changed.unwrap_or(Changed::Unknown(Unknown::Deadline)) {
+            Changed::Done { book, .. } if options.dry_run => {
+                let left = Members::new(&book, &self.handle.status());
+                Ok(answer::json(StatusCode::OK, &left))
+            }
+            Changed::Done { index, term, .. } => Ok(answer::applied(index, term)),
+            Changed::Refused(refusal) => Err(refusal.into()),
+            Changed::Unknown(_) => Err(Fault::unknown_change()),
+        }
+    }
+
+    async fn snapshot(&self, deadline: Instant) -> Result<Answer, Fault> {
+        #[derive(Serialize)]
+        struct Body {
+            index: u64,
+            term: u64,
+        }
+        let pending = self.handle.snapshot(deadline)?;
+        match patiently(deadline, pending.into_future()).await {
+            Some(SnapshotTaken::Taken { index, term }) => {
+                Ok(answer::json(StatusCode::OK, &Body { index, term }))
+            }
+            Some(SnapshotTaken::Refused(refusal)) => Err(refusal.into()),
+            None => Err(Fault::unavailable("the snapshot was not taken in time")),
+        }
+    }
+
+    async fn read_text(&self, body: &mut Incoming, deadline: Instant) -> Result<String, Fault> {
+        let bytes = self.read(body, MAX_MEMBER_BYTES, BytesMut::with_capacity, deadline).await?;
+        String::from_utf8(bytes.into()).map_err(|_| Fault::malformed("the body is not UTF-8"))
+    }
+
+    /// Refuses what it does not know: a misspelt role must not become the default one.
+    async fn read_json<T: DeserializeOwned>(
+        &self,
+        body: &mut Incoming,
+        deadline: Instant,
+    ) -> Result<T, Fault> {
+        let text = self.read_text(body, deadline).await?;
+        let wrong = |error| Fault::malformed(format!("the body is not as expected: {error}"));
+        serde_json::from_str(&text).map_err(wrong)
     }
 
     /// Reads a body behind what `begin` gives for its expected length, up to `limit` bytes.
@@ -195,59 +325,14 @@ impl Api {
         Ok(bytes.freeze())
     }
 
-    fn status(&self) -> Answer {
-        #[derive(Serialize)]
-        struct Leader<'a> {
-            id: u64,
-            url: Option<&'a str>,
-        }
-        #[derive(Serialize)]
-        struct Member<'a> {
-            id: u64,
-            url: &'a str,
-            role: &'static str,
-        }
-        #[derive(Serialize)]
-        struct Body<'a> {
-            id: u64,
-            cluster_id: String,
-            role: &'static str,
-            term: u64,
-            leader: Option<Leader<'a>>,
-            commit_index: u64,
-            applied_index: u64,
-            last_index: u64,
-            snapshot_index: u64,
-            members: Vec<Member<'a>>,
-        }
-        // The store may be ahead of what the loop last said of itself. What is applied is
-        // committed, and what is committed is in the log.
-        let applied_index = self.store.load().applied_index;
+    fn members(&self) -> Answer {
         let status = self.handle.status();
-        let commit_index = status.commit_index.max(applied_index);
-        let leader = (status.leader_id != 0).then(|| Leader {
-            id: status.leader_id,
-            url: status.client_urls.get(&status.leader_id).map(String::as_str),
-        });
-        let members = status.book.members.iter();
-        let members = members.map(|(id, member)| Member {
-            id: *id,
-            url: &member.url,
-            role: member.role.name(),
-        });
-        let body = Body {
-            id: status.id,
-            cluster_id: format!("{:016x}", status.cluster_id),
-            role: status.role.name(),
-            term: status.term,
-            leader,
-            commit_index,
-            applied_index,
-            last_index: status.last_index.max(commit_index),
-            snapshot_index: status.snapshot_index,
-            members: members.collect(),
-        };
-        answer::json(StatusCode::OK, &body)
+        answer::json(StatusCode::OK, &Members::new(&status.book, &status))
+    }
+
+    fn status(&self) -> Answer {
+        let applied_index = self.store.load().applied_index;
+        answer::json(StatusCode::OK, &Overview::new(self.handle.status(), applied_index))
     }
 
     fn health(&self) -> Result<Answer, Fault> {
@@ -285,9 +370,10 @@ fn version() -> Answer {
     answer::json(StatusCode::OK, &Body { version: crate::cli::VERSION })
 }
 
-fn not_implemented(id: u64) -> Fault {
-    let message = format!("changing member {id} comes with the next release");
-    Fault::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
+/// Normalised, so that the same place is always written in the same way.
+fn peer_url(text: &str) -> Result<String, Fault> {
+    let wrong = |what| Fault::malformed(format!("bad URL: {what}"));
+    membership::peer_url(text.trim()).map_err(wrong)
 }
 
 /// The node's answer, unless it is overdue.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use hyper::Method;
 use raftnode::Consistency;
+use raftnode::membership::ChangeOptions;
 
 use super::answer::Fault;
 use crate::command::MAX_KEY_BYTES;
@@ -15,14 +16,59 @@ use crate::command::MAX_KEY_BYTES;
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route<'a> {
-    Put { key: Cow<'a, [u8]>, ack: Ack },
-    Get { key: Cow<'a, [u8]>, consistency: Consistency, min_index: u64 },
-    AddMember { id: u64 },
-    RemoveMember { id: u64 },
+    Put {
+        key: Cow<'a, [u8]>,
+        ack: Ack,
+    },
+    Get {
+        key: Cow<'a, [u8]>,
+        consistency: Consistency,
+        min_index: u64,
+    },
+    /// The URL is the body.
+    AddMember {
+        id: u64,
+        options: ChangeOptions,
+    },
+    RemoveMember {
+        id: u64,
+        options: ChangeOptions,
+    },
+    Members,
+    /// Everything is in the body.
+    PostMember {
+        options: ChangeOptions,
+    },
+    PatchMember {
+        id: u64,
+        options: ChangeOptions,
+    },
+    Snapshot,
+    Metrics,
     Status,
     Health,
     Ready,
     Version,
+}
+
+impl Route<'_> {
+    /// What it is called where requests are counted.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Route::Put { .. } => "put",
+            Route::Get { .. } => "get",
+            Route::AddMember { .. } | Route::PostMember { .. } => "member_add",
+            Route::RemoveMember { .. } => "member_remove",
+            Route::PatchMember { .. } => "member_update",
+            Route::Members => "members",
+            Route::Snapshot => "snapshot",
+            Route::Metrics => "metrics",
+            Route::Status => "status",
+            Route::Health => "health",
+            Route::Ready => "ready",
+            Route::Version => "version",
+        }
+    }
 }
 
 /// When a put is answered.
@@ -74,27 +120,53 @@ pub(super) fn route<'a>(
             let consistency = consistency.unwrap_or_default();
             Ok(Route::Get { key, consistency, min_index: min_index.unwrap_or(0) })
         }
-        Method::POST => Ok(Route::AddMember { id: member_id(path, query)? }),
-        Method::DELETE => Ok(Route::RemoveMember { id: member_id(path, query)? }),
+        Method::POST => {
+            let id = member_id(path.strip_prefix('/'))?;
+            Ok(Route::AddMember { id, options: options(query)? })
+        }
+        Method::DELETE => {
+            let id = member_id(path.strip_prefix('/'))?;
+            Ok(Route::RemoveMember { id, options: options(query)? })
+        }
         _ => Err(Fault::method_not_allowed(KEY_METHODS)),
     }
 }
 
 fn own_route<'a>(method: &Method, path: &'a str, query: Option<&str>) -> Result<Route<'a>, Fault> {
-    let route = match path {
-        "/_status" => Route::Status,
-        "/_health" => Route::Health,
-        "/_ready" => Route::Ready,
-        "/_version" => Route::Version,
+    let member = path.strip_prefix("/_members/");
+    let allow = match path {
+        "/_status" | "/_health" | "/_ready" | "/_version" | "/_metrics" => "GET",
+        "/_members" => "GET, POST",
+        "/_snapshot" => "POST",
+        _ if member.is_some() => "PATCH, DELETE",
         _ => {
             return Err(Fault::not_found(
                 "nothing is served here; a key that begins with _ is written %5F",
             ));
         }
     };
-    if method != Method::GET {
-        return Err(Fault::method_not_allowed("GET"));
+    if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
+        return Err(Fault::method_not_allowed(allow));
     }
+    let route = match path {
+        "/_members" if method == Method::POST => {
+            return Ok(Route::PostMember { options: options(query)? });
+        }
+        "/_members" => Route::Members,
+        "/_snapshot" => Route::Snapshot,
+        "/_metrics" => Route::Metrics,
+        "/_status" => Route::Status,
+        "/_health" => Route::Health,
+        "/_ready" => Route::Ready,
+        "/_version" => Route::Version,
+        _ => {
+            let (id, options) = (member_id(member)?, options(query)?);
+            return Ok(match *method {
+                Method::PATCH => Route::PatchMember { id, options },
+                _ => Route::RemoveMember { id, options },
+            });
+        }
+    };
     each_parameter(query, |_, _| Parameter::Unknown)?;
     Ok(route)
 }
@@ -137,11 +209,20 @@ fn percent_decode(raw: &str) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(decoded))
 }
 
-fn member_id(path: &str, query: Option<&str>) -> Result<u64, Fault> {
-    let id = path.strip_prefix('/').and_then(number).filter(|id| *id != 0);
-    let id = id.ok_or_else(|| Fault::malformed("bad id (not a u64 > 0)"))?;
-    each_parameter(query, |_, _| Parameter::Unknown)?;
-    Ok(id)
+fn member_id(text: Option<&str>) -> Result<u64, Fault> {
+    let id = text.and_then(number).filter(|id| *id != 0);
+    id.ok_or_else(|| Fault::malformed("bad id (not a u64 > 0)"))
+}
+
+/// `?force` and `?dry_run`, each alone or `=true`.
+fn options(query: Option<&str>) -> Result<ChangeOptions, Fault> {
+    let (mut force, mut dry_run) = (None, None);
+    each_parameter(query, |name, value| match (name, value) {
+        ("force", "" | "true") => set(&mut force, ()),
+        ("dry_run", "" | "true") => set(&mut dry_run, ()),
+        _ => Parameter::Unknown,
+    })?;
+    Ok(ChangeOptions { force: force.is_some(), dry_run: dry_run.is_some() })
 }
 
 /// Decimal digits only: no sign, no space.
@@ -203,6 +284,10 @@ mod tests {
     #[test]
     fn requests_mean_what_the_table_says() {
         use Consistency::{Leader, Linearizable, Stale};
+        let plain = ChangeOptions::default();
+        let forced = ChangeOptions { force: true, ..plain };
+        let dry_run = ChangeOptions { dry_run: true, ..plain };
+        let both = ChangeOptions { force: true, dry_run: true };
         let table = [
             ("PUT", "/k", None, put(b"k")),
             ("PUT", "/k", Some(""), put(b"k")),
@@ -223,8 +308,23 @@ mod tests {
             ("GET", "/k", Some("consistency=stale"), get(b"k", Stale, 0)),
             ("GET", "/k", Some("min-index=7&consistency=stale"), get(b"k", Stale, 7)),
             ("GET", "/4", None, get(b"4", Linearizable, 0)),
-            ("POST", "/4", None, Route::AddMember { id: 4 }),
-            ("DELETE", "/18446744073709551615", None, Route::RemoveMember { id: u64::MAX }),
+            ("POST", "/4", None, Route::AddMember { id: 4, options: plain }),
+            ("POST", "/4", Some("force"), Route::AddMember { id: 4, options: forced }),
+            ("DELETE", "/4", Some("dry_run=true"), Route::RemoveMember { id: 4, options: dry_run }),
+            ("DELETE", "/18446744073709551615", None, {
+                Route::RemoveMember { id: u64::MAX, options: plain }
+            }),
+            ("GET", "/_members", None, Route::Members),
+            ("POST", "/_members", None, Route::PostMember { options: plain }),
+            ("POST", "/_members", Some("dry_run"), Route::PostMember { options: dry_run }),
+            ("PATCH", "/_members/4", Some("force=true"), {
+                Route::PatchMember { id: 4, options: forced }
+            }),
+            ("DELETE", "/_members/4", Some("force&dry_run"), {
+                Route::RemoveMember { id: 4, options: both }
+            }),
+            ("POST", "/_snapshot", None, Route::Snapshot),
+            ("GET", "/_metrics", None, Route::Metrics),
             ("GET", "/_status", None, Route::Status),
             ("GET", "/_health", None, Route::Health),
             ("GET", "/_ready", None, Route::Ready),
@@ -266,7 +366,23 @@ mod tests {
             ("POST", "/+4", None, 400),
             ("POST", "/0x4", None, 400),
             ("POST", "/4/", None, 400),
-            ("POST", "/4", Some("force"), 400),
+            ("POST", "/4", Some("force=false"), 400),
+            ("POST", "/4", Some("force&force"), 400),
+            ("POST", "/4", Some("dry-run"), 400),
+            ("DELETE", "/4", Some("dry_run=1"), 400),
+            ("GET", "/_members", Some("force"), 400),
+            ("GET", "/_members/4", None, 405),
+            ("PUT", "/_members", None, 405),
+            ("PATCH", "/_members", None, 405),
+            ("DELETE", "/_members/0", None, 400),
+            ("DELETE", "/_members/", None, 400),
+            ("PATCH", "/_members/%34", None, 400),
+            ("PATCH", "/_members/4/", None, 400),
+            ("POST", "/_members/4", None, 405),
+            ("GET", "/_snapshot", None, 405),
+            ("POST", "/_snapshot", Some("force"), 400),
+            ("POST", "/_metrics", None, 405),
+            ("GET", "/_membersx", None, 404),
             ("DELETE", "/-1", None, 400),
             ("DELETE", "/18446744073709551616", None, 400),
             ("HEAD", "/k", None, 405),

@@ -1,0 +1,61 @@
+//! What the client port counts, beside what the node does: requests by route and by the hundred
+//! of their status. No label holds anything that a client chose.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+type Labels = [(&'static str, &'static str); 2];
+
+/// The client port's counters, and the registry with everything that a scrape shows.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Labels, Counter>,
+    times: Family<Labels, Histogram>,
+}
+
+impl Metrics {
+    /// Joins the node's own to those of a client port.
+    #[must_use]
+    pub fn new(node: &raftnode::Metrics) -> Self {
+        let mut registry = Registry::default();
+        node.register(&mut registry);
+        let build = Info::new([("version", crate::cli::VERSION)]);
+        registry.register("raftexample_build", "What runs", build);
+        let requests = Family::<Labels, Counter>::default();
+        registry.register("http_requests", "Requests of clients", requests.clone());
+        // 100 µs to the usual request timeout and beyond.
+        let times = Family::new_with_constructor(
+            (|| Histogram::new(exponential_buckets(1e-4, 2.5, 13))) as fn() -> Histogram,
+        );
+        let help = "What answering a request took";
+        registry.register_with_unit("http_request", help, Unit::Seconds, times.clone());
+        Self { registry, requests, times }
+    }
+
+    pub(super) fn answered(&self, route: &'static str, status: StatusCode, took: Duration) {
+        let class = match status.as_u16() / 100 {
+            2 => "2xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        };
+        let labels = [("route", route), ("class", class)];
+        self.requests.get_or_create(&labels).inc();
+        self.times.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// What a scraper reads.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("a string takes every write");
+        text
+    }
+}
