@@ -1,19 +1,20 @@
 //! The command line: flags before variables before defaults, and every mistake in one line.
 //!
 //! Each flag may also be given as a variable, `--data-dir` as `RAFTEXAMPLE_DATA_DIR`. Nothing is
-//! opened or created here.
+//! created or changed here; all that is looked at is whose data directory it is, so that a member
+//! is started again by its directory alone.
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use raftnode::Config;
 use raftnode::membership::{self, Founder};
+use raftnode::{Config, SnapshotPolicy};
 
 use crate::command;
 use crate::logging::{Format, Level};
@@ -42,8 +43,8 @@ pub enum Request {
 
 /// Runs one member of a replicated key-value store.
 ///
-/// Exit codes: 0 stopped, 1 could not start, 2 wrong usage, 3 corrupt or foreign data directory,
-/// 4 disk error, 70 broken invariant, 130 told twice to stop.
+/// Exit codes: 0 stopped or removed, 1 could not start, 2 wrong usage, 3 corrupt or foreign data
+/// directory, 4 disk error, 5 acknowledged data lost, 70 broken invariant, 130 told twice to stop.
 #[derive(Debug, clap::Parser)]
 #[command(name = "raftexample", version = VERSION, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -75,12 +76,12 @@ impl Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// This member's id, a whole number from 1
+    /// This member's id, a whole number from 1 [of a data directory in use: its member's]
     #[arg(long, env = "RAFTEXAMPLE_ID", default_value_t = 1)]
     id: u64,
 
     /// The members a new cluster begins with: peer URLs whose ids are their positions from 1, or
-    /// id=URL pairs
+    /// id=URL pairs. Looked at only while the data directory is empty
     #[arg(long, env = "RAFTEXAMPLE_CLUSTER", value_name = "URL,...",
           default_value = "http://127.0.0.1:9021", value_parser = founders)]
     cluster: Founders,
@@ -96,6 +97,11 @@ struct RunArgs {
     /// The address for peers, when it is not the one in this member's URL
     #[arg(long, env = "RAFTEXAMPLE_PEER_LISTEN", value_name = "ADDR:PORT")]
     peer_listen: Option<SocketAddr>,
+
+    /// Join the running cluster whose members, and this one's own URL, --cluster lists. Looked at
+    /// only while the data directory is empty
+    #[arg(long, env = "RAFTEXAMPLE_JOIN")]
+    join: bool,
 
     /// Where the log is kept [default: raftexample-<id>]
     #[arg(long, env = "RAFTEXAMPLE_DATA_DIR", value_name = "DIR")]
@@ -136,6 +142,39 @@ struct RunArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
 
+    /// Take a snapshot after more entries than this; 0: never for that reason
+    #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_COUNT", value_name = "N", default_value_t = 10_000)]
+    snapshot_count: u64,
+
+    /// Take a snapshot after more bytes of entries than this; 0: never for that reason. Unless
+    /// one of the two is given, the log also grows to half the last snapshot's size first
+    #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_BYTES", value_name = "SIZE",
+          default_value = "64MiB", value_parser = size)]
+    snapshot_bytes: u64,
+
+    /// How many snapshots are kept
+    #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_KEEP", value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u64).range(1..=1000))]
+    snapshot_keep: u64,
+
+    /// How many entries before a snapshot stay in the log, for members a little behind
+    #[arg(
+        long,
+        env = "RAFTEXAMPLE_SNAPSHOT_CATCHUP_ENTRIES",
+        value_name = "N",
+        default_value_t = 10_000
+    )]
+    snapshot_catchup_entries: u64,
+
+    /// How many bytes of them at most
+    #[arg(long, env = "RAFTEXAMPLE_WAL_RETAIN_BYTES", value_name = "SIZE",
+          default_value = "256MiB", value_parser = size)]
+    wal_retain_bytes: u64,
+
+    /// Write nothing to disk; a restart is a member that lost its data directory
+    #[arg(long, env = "RAFTEXAMPLE_IN_MEMORY")]
+    in_memory: bool,
+
     /// What is logged
     #[arg(long, env = "RAFTEXAMPLE_LOG_LEVEL", value_enum, default_value_t = Level::Info)]
     log_level: Level,
@@ -147,10 +186,6 @@ struct RunArgs {
     /// Print the settings in effect, with where each comes from, and end
     #[arg(long, env = "RAFTEXAMPLE_PRINT_CONFIG")]
     print_config: bool,
-
-    /// Join a running cluster (not in this release)
-    #[arg(long, env = "RAFTEXAMPLE_JOIN")]
-    join: bool,
 }
 
 /// Everything a member runs by: checked, and complete.
@@ -158,8 +193,11 @@ struct RunArgs {
 pub struct Settings {
     /// This member's id.
     pub id: u64,
-    /// The members a new cluster begins with.
+    /// The members a new cluster begins with, or those to ask when joining; none when the data
+    /// directory knows them and the command line does not say.
     pub founders: Vec<Founder>,
+    /// Whether a new member joins a running cluster.
+    pub join: bool,
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where peers connect, when it is not the address in this member's URL.
@@ -180,6 +218,10 @@ pub struct Settings {
     pub max_value_bytes: u64,
     /// How many client connections may be open.
     pub max_connections: u32,
+    /// When snapshots are taken, and what is kept after one.
+    pub snapshots: SnapshotPolicy,
+    /// Whether nothing is written to disk.
+    pub in_memory: bool,
     /// What is logged.
     pub log_level: Level,
     /// How it is logged.
@@ -206,26 +248,72 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Request {
         return Request::Command(command);
     }
     let print_config = cli.run.print_config;
-    match cli.run.settings() {
+    let sources = Sources(&matches);
+    match cli.run.settings(&sources) {
         Err(line) => Request::Refuse(line),
-        Ok(settings) if print_config => Request::Print(settings.describe(&matches)),
+        Ok(settings) if print_config => Request::Print(settings.describe(&sources)),
         Ok(settings) => Request::Run(Box::new(settings)),
     }
 }
 
+/// Where each value is from.
+struct Sources<'a>(&'a ArgMatches);
+
+impl Sources<'_> {
+    fn name(&self, flag: &str) -> &'static str {
+        match self.0.value_source(flag) {
+            Some(ValueSource::CommandLine) => "flag",
+            Some(ValueSource::EnvVariable) => "env",
+            _ => "default",
+        }
+    }
+
+    fn is_given(&self, flag: &str) -> bool {
+        self.name(flag) != "default"
+    }
+}
+
+/// Whose data directory it is.
+enum Owner {
+    /// Nobody's yet: it is missing or empty, or there is none.
+    Nobody,
+    Member(u64),
+    /// It is in use, and cannot be read. The node says why, with an exit code of its own.
+    Unreadable,
+}
+
+impl Owner {
+    fn of(data_dir: &Path) -> Self {
+        match raftnode::member_id(data_dir) {
+            Ok(None) => Owner::Nobody,
+            Ok(Some(id)) => Owner::Member(id),
+            Err(_) => Owner::Unreadable,
+        }
+    }
+}
+
 impl RunArgs {
-    fn settings(self) -> Result<Settings, String> {
-        if self.join {
-            return Err("--join comes with membership changes, in the next release; \
-                        start every member of a new cluster with the same --cluster"
+    fn settings(self, sources: &Sources<'_>) -> Result<Settings, String> {
+        if self.in_memory && sources.is_given("data_dir") {
+            return Err("--in-memory writes nothing, so that --data-dir would stay unused; leave \
+                        one of them out"
                 .into());
         }
+        let data_dir = self.data_dir.unwrap_or_else(|| format!("raftexample-{}", self.id).into());
+        let owner = if self.in_memory { Owner::Nobody } else { Owner::of(&data_dir) };
+        let id = match owner {
+            Owner::Member(id) if !sources.is_given("id") => id,
+            _ => self.id,
+        };
+        let is_new = matches!(owner, Owner::Nobody);
+        let known = !is_new && !sources.is_given("cluster");
         let settings = Settings {
-            id: self.id,
-            founders: self.cluster.0,
+            id,
+            founders: if known { Vec::new() } else { self.cluster.0 },
+            join: self.join,
             listen: self.listen.unwrap_or((Ipv4Addr::LOCALHOST, self.port).into()),
             peer_listen: self.peer_listen,
-            data_dir: self.data_dir.unwrap_or_else(|| format!("raftexample-{}", self.id).into()),
+            data_dir,
             advertise_client_url: self.advertise_client_url,
             cluster_token: self.cluster_token,
             heartbeat_interval: self.heartbeat_interval,
@@ -233,9 +321,23 @@ impl RunArgs {
             request_timeout: self.request_timeout,
             max_value_bytes: self.max_value_bytes,
             max_connections: self.max_connections,
+            snapshots: SnapshotPolicy {
+                entries: self.snapshot_count,
+                bytes: self.snapshot_bytes,
+                // Whoever says when a snapshot is due gets it then.
+                proportional: !sources.is_given("snapshot_count")
+                    && !sources.is_given("snapshot_bytes"),
+                keep: self.snapshot_keep,
+                catchup_entries: self.snapshot_catchup_entries,
+                retain_bytes: self.wal_retain_bytes,
+            },
+            in_memory: self.in_memory,
             log_level: self.log_level,
             log_format: self.log_format,
         };
+        if is_new {
+            settings.check_cluster(sources)?;
+        }
         settings.check()?;
         Ok(settings)
     }
@@ -253,6 +355,9 @@ impl Settings {
         config.election_timeout = self.election_timeout;
         config.max_entry_bytes = self.max_value_bytes + command::MAX_OVERHEAD_BYTES as u64;
         config.shutdown_timeout = self.request_timeout;
+        config.join = self.join;
+        config.snapshots = self.snapshots;
+        config.in_memory = self.in_memory;
         config
     }
 
@@ -275,17 +380,49 @@ impl Settings {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
-        if self.id == 0 {
-            return Err("--id 0: ids are whole numbers from 1".into());
+    /// What only matters while the data directory is empty.
+    fn check_cluster(&self, sources: &Sources<'_>) -> Result<(), String> {
+        if self.join && !sources.is_given("cluster") {
+            return Err("--join needs --cluster: the members to ask, and this member's own URL \
+                        at its id's place or as id=URL"
+                .into());
         }
         if self.peer_url().is_none() {
             let ids: Vec<_> = self.founders.iter().map(|founder| founder.id.to_string()).collect();
             return Err(format!(
-                "--id {} is not in --cluster, whose ids are {}; choose one of them or name this \
-                 member there",
+                "--id {} is not in --cluster, whose ids are {}; choose one of them or add this \
+                 member's own URL: --cluster {},{}=http://host:port",
                 self.id,
-                ids.join(", ")
+                ids.join(", "),
+                self.cluster(),
+                self.id
+            ));
+        }
+        if self.join && self.founders.len() == 1 {
+            return Err("--join with nobody but this member in --cluster: add those to ask, \
+                        or found a cluster without --join"
+                .into());
+        }
+        Ok(())
+    }
+
+    /// The founders as `--cluster` takes them.
+    fn cluster(&self) -> String {
+        let founders = self.founders.iter();
+        let pairs = founders.map(|founder| format!("{}={}", founder.id, founder.url));
+        pairs.collect::<Vec<_>>().join(",")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.id == 0 {
+            return Err("--id 0: ids are whole numbers from 1".into());
+        }
+        let reachable = !self.listen.ip().is_unspecified() || self.peer_url().is_some();
+        if !reachable && self.advertise_client_url.is_none() {
+            return Err(format!(
+                "--listen {} is every address: say with --advertise-client-url where clients \
+                 reach this member, or with --cluster what its host is",
+                self.listen
             ));
         }
         if !(1..=MAX_VALUE_BYTES).contains(&self.max_value_bytes) {
@@ -300,27 +437,21 @@ impl Settings {
         self.config(self.listen).validate()
     }
 
-    /// `flag = value` lines, each with where the value is from.
-    fn describe(&self, matches: &ArgMatches) -> String {
+    /// `flag = value` lines, each with where the value is from. What only the data directory knows
+    /// is left out.
+    fn describe(&self, sources: &Sources<'_>) -> String {
         let mut text = String::new();
         let mut line = |flag: &str, value: &dyn Display, source: &str| {
             writeln!(text, "{flag} = {value}  # {source}").expect("a string takes every write");
         };
-        let source = |id: &str| match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => "flag",
-            Some(ValueSource::EnvVariable) => "env",
-            _ => "default",
-        };
+        let source = |flag: &str| sources.name(flag);
         let time = |time: Duration| humantime::format_duration(time).to_string();
-        let founders =
-            self.founders.iter().map(|founder| format!("{}={}", founder.id, founder.url));
-        let founders: Vec<_> = founders.collect();
-        let peer_listen = match self.peer_listen {
-            Some(address) => address.to_string(),
-            None => self.peer_url().unwrap_or_default().replacen("http://", "", 1),
-        };
-        line("id", &self.id, source("id"));
-        line("cluster", &founders.join(","), source("cluster"));
+        let of_directory = self.founders.is_empty() && !sources.is_given("id");
+        line("id", &self.id, if of_directory { "data-dir" } else { source("id") });
+        if !self.founders.is_empty() {
+            line("cluster", &self.cluster(), source("cluster"));
+        }
+        line("join", &self.join, source("join"));
         line(
             "port",
             &self.listen.port(),
@@ -337,8 +468,14 @@ impl Settings {
                 listen => listen,
             },
         );
-        line("peer-listen", &peer_listen, source("peer_listen"));
-        line("data-dir", &self.data_dir.display(), source("data_dir"));
+        let own_address = self.peer_url().map(|url| url.replacen("http://", "", 1));
+        let peer_listen = self.peer_listen.map(|address| address.to_string());
+        if let Some(address) = peer_listen.or(own_address) {
+            line("peer-listen", &address, source("peer_listen"));
+        }
+        if !self.in_memory {
+            line("data-dir", &self.data_dir.display(), source("data_dir"));
+        }
         let client_url = self.client_url(self.listen);
         line("advertise-client-url", &client_url, source("advertise_client_url"));
         line("cluster-token", &self.cluster_token, source("cluster_token"));
@@ -347,6 +484,14 @@ impl Settings {
         line("request-timeout", &time(self.request_timeout), source("request_timeout"));
         line("max-value-bytes", &self.max_value_bytes, source("max_value_bytes"));
         line("max-connections", &self.max_connections, source("max_connections"));
+        let SnapshotPolicy { entries, bytes, keep, catchup_entries, retain_bytes, .. } =
+            &self.snapshots;
+        line("snapshot-count", entries, source("snapshot_count"));
+        line("snapshot-bytes", bytes, source("snapshot_bytes"));
+        line("snapshot-keep", keep, source("snapshot_keep"));
+        line("snapshot-catchup-entries", catchup_entries, source("snapshot_catchup_entries"));
+        line("wal-retain-bytes", retain_bytes, source("wal_retain_bytes"));
+        line("in-memory", &self.in_memory, source("in_memory"));
         line("log-level", &self.log_level.name(), source("log_level"));
         line("log-format", &self.log_format.name(), source("log_format"));
         text
@@ -372,13 +517,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("", 1)];
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
     let parsed = units.iter().find_map(|(unit, bytes)| {
         let number = text.strip_suffix(unit)?;
         let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         number.parse::<u64>().ok().filter(|_| digits)?.checked_mul(*bytes)
     });
-    parsed.ok_or_else(|| "write a number of bytes, or one with KiB or MiB".into())
+    parsed.ok_or_else(|| "write a number of bytes, or one with KiB, MiB or GiB".into())
 }
 
 /// clap explains itself over several lines; a log or a terminal needs one.
@@ -467,8 +612,19 @@ mod tests {
             ("--log-level loud", "--log-level"),
             ("--log-format xml", "json"),
             ("--advertise-client-url x", "http://host:port"),
-            ("--snapshot-count 5", "--snapshot-count"),
-            ("--join", "membership"),
+            ("--id 4", "--cluster 1=http://127.0.0.1:9021,4=http://host:port"),
+            ("--snapshot-count x", "--snapshot-count"),
+            ("--snapshot-count -1", "-1"),
+            ("--snapshot-bytes 1TiB", "GiB"),
+            ("--snapshot-keep 0", "1..=1000"),
+            ("--snapshot-catchup-entries 1.5", "--snapshot-catchup-entries"),
+            ("--wal-retain-bytes", "--wal-retain-bytes"),
+            ("--in-memory --data-dir d", "--in-memory writes nothing"),
+            ("--join", "--join needs --cluster"),
+            ("--join --cluster http://a:1", "nobody but this member"),
+            ("--join --id 3 --cluster http://a:1,http://b:1", {
+                "--cluster 1=http://a:1,2=http://b:1,3=http://host:port"
+            }),
             ("--port 1 --port 2", "--port"),
         ];
         for (words, expected) in table {
@@ -481,6 +637,69 @@ mod tests {
         }
     }
 
+    /// As the original joins: the list has this member's URL at its place, or by name.
+    #[test]
+    fn join_lists_those_to_ask_and_oneself() {
+        for cluster in ["http://a:1,http://b:1,http://c:1", "1=http://a:1,3=http://c:1"] {
+            let joining = settings(&format!("--id 3 --join --cluster {cluster}"));
+            let config = joining.config(joining.listen);
+            assert!(config.join && config.founders.len() >= 2, "{cluster}");
+            assert_eq!(joining.peer_url(), Some("http://c:1"));
+        }
+    }
+
+    /// Whoever says when snapshots are due gets them then; the rest is as documented.
+    #[test]
+    fn snapshot_flags_become_the_policy() {
+        let default = settings("");
+        assert_eq!(default.config(default.listen).snapshots, SnapshotPolicy::default());
+        let flags = "--snapshot-count 4 --snapshot-bytes 5KiB --snapshot-keep 3 \
+                     --snapshot-catchup-entries 0 --wal-retain-bytes 1GiB";
+        let policy = SnapshotPolicy {
+            entries: 4,
+            bytes: 5 << 10,
+            proportional: false,
+            keep: 3,
+            catchup_entries: 0,
+            retain_bytes: 1 << 30,
+        };
+        assert_eq!(settings(flags).snapshots, policy);
+        assert!(!settings("--snapshot-count 10000").snapshots.proportional);
+        assert!(!settings("--snapshot-bytes 64MiB").snapshots.proportional);
+        assert!(settings("--snapshot-keep 5").snapshots.proportional);
+        let in_memory = settings("--in-memory");
+        assert!(in_memory.config(in_memory.listen).in_memory);
+    }
+
+    /// A member is started again by its directory alone: who it is stands there, and who the
+    /// others are is in its address book.
+    #[test]
+    fn a_directory_in_use_says_who_its_member_is() {
+        // The identity of member 7, as the library pins it.
+        let identity = include_bytes!("../../src/golden/identity-v1");
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("identity"), identity).unwrap();
+        let path = directory.path().display();
+        let again = settings(&format!("--data-dir {path}"));
+        assert_eq!((again.id, again.founders.len(), again.peer_url()), (7, 0, None));
+        let said = settings(&format!("--data-dir {path} --cluster http://a:1"));
+        assert_eq!((said.id, said.founders.len()), (7, 1), "told, and not refused");
+        let other = settings(&format!("--data-dir {path} --id 2"));
+        assert_eq!(other.id, 2, "the node refuses it, with its own exit code");
+        match parse_words(&format!("--data-dir {path} --print-config")) {
+            Request::Print(text) => {
+                assert!(text.starts_with("id = 7  # data-dir\njoin = false"), "{text}");
+                assert!(!text.contains("peer-listen"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let everywhere = parse_words(&format!("--data-dir {path} --listen 0.0.0.0:1"));
+        let Request::Refuse(line) = everywhere else { panic!("{everywhere:?}") };
+        assert!(line.contains("--advertise-client-url"), "{line}");
+        std::fs::write(directory.path().join("identity"), "damaged").unwrap();
+        assert_eq!(settings(&format!("--data-dir {path}")).id, 1, "the node says what is wrong");
+    }
+
     /// What is printed can be put back on the command line.
     #[test]
     fn print_config_says_what_and_where_from() {
@@ -490,6 +709,8 @@ mod tests {
                 assert!(text.contains("cluster = 1=http://a:1,2=http://b:2  # flag\n"), "{text}");
                 assert!(text.contains("data-dir = raftexample-2  # default\n"), "{text}");
                 assert!(text.contains("election-timeout = 1s  # default\n"), "{text}");
+                assert!(text.contains("snapshot-bytes = 67108864  # default\n"), "{text}");
+                assert!(text.contains("in-memory = false  # default\n"), "{text}");
             }
             other => panic!("{other:?}"),
         }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,10 +107,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// `Interrupted` is what was asked for.
-fn verdict(ended: Result<(), Error>) -> Result<(), Failure> {
+/// What was asked for is no failure: neither a stop nor, of the cluster's, a removal.
+fn verdict(ended: Result<(), Error>, logger: &Logger) -> Result<(), Failure> {
     match ended {
         Ok(()) | Err(Error::Interrupted) => Ok(()),
+        Err(Error::Removed(why)) => {
+            info!(logger, "this member was removed, for good"; "why" => why);
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -126,12 +130,12 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
     })?;
     let address = server.address();
     let max_connections = fit_open_files(settings.max_connections, &logger)?;
-    warn_if_exposed(&settings, address, &logger);
 
     let Some((node, channels)) = start(settings.config(address), &mut signals, &logger).await?
     else {
         return Ok(());
     };
+    warn_if_exposed(address, node.peer_address(), &logger);
     let handle = channels.handle.clone();
     let (store, applier) = kvstore::start(channels.commits, channels.applied)
         .map_err(|error| Failure::start("cannot start the applier", &error))?;
@@ -192,7 +196,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
             let node_ended = node_ended.unwrap_or_else(|_| {
                 Err(Error::Invariant("the thread that waits for the node is gone".into()))
             });
-            verdict(node_ended)?;
+            verdict(node_ended, &logger)?;
             info!(logger, "stopped");
             Ok(())
         }
@@ -224,15 +228,14 @@ async fn start(
             };
             if let Ok(Ok((node, channels))) = ended {
                 drop(channels);
-                verdict(node.join())?;
+                verdict(node.join(), logger)?;
             }
             return Ok(None);
         }
     };
     match started {
         Ok(Ok(running)) => Ok(Some(running)),
-        Ok(Err(Error::Interrupted)) => Ok(None),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => verdict(Err(error), logger).map(|()| None),
         Err(_) => Err(Failure::new(BUG, "the thread that starts the node is gone")),
     }
 }
@@ -330,18 +333,42 @@ fn raise_open_files(logger: &Logger) -> u64 {
 }
 
 /// Neither port asks who connects.
-fn warn_if_exposed(settings: &Settings, clients: SocketAddr, logger: &Logger) {
-    let own = settings.peer_url().and_then(|url| url::Url::parse(url).ok());
-    let peers = match (settings.peer_listen, own.as_ref().and_then(url::Url::host)) {
-        (Some(address), _) => !address.ip().is_loopback(),
-        (None, Some(url::Host::Ipv4(ip))) => !IpAddr::from(ip).is_loopback(),
-        (None, Some(url::Host::Ipv6(ip))) => !IpAddr::from(ip).is_loopback(),
-        (None, Some(url::Host::Domain(name))) => name != "localhost",
-        (None, None) => false,
-    };
-    let clients = !clients.ip().is_loopback();
-    if clients || peers {
+fn warn_if_exposed(clients: SocketAddr, peers: SocketAddr, logger: &Logger) {
+    let exposed = |address: SocketAddr| !address.ip().is_loopback();
+    if exposed(clients) || exposed(peers) {
         warn!(logger, "anyone who reaches this machine can read, write and take part; \
-            see SECURITY.md"; "client_port" => clients, "peer_port" => peers);
+            see SECURITY.md"; "client_port" => exposed(clients), "peer_port" => exposed(peers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts and supervisors act on these: the contract's table, row by row.
+    #[test]
+    fn each_end_has_its_exit_code() {
+        let io = || io::Error::other("disk on fire");
+        let path = || "d".into();
+        let table = [
+            (Error::Interrupted, None),
+            (Error::Removed("member 4 was removed at index 9".into()), None),
+            (Error::Config("bad".into()), Some(2)),
+            (Error::Listen { address: "a:1".into(), source: io() }, Some(1)),
+            (Error::Locked { path: path(), pid: "7".into() }, Some(1)),
+            (Error::Unusable { operation: "read", path: path(), source: io() }, Some(1)),
+            (Error::Foreign { path: path(), what: "of another".into() }, Some(3)),
+            (Error::Corrupt("torn".into()), Some(3)),
+            (Error::Disk("full".into()), Some(4)),
+            (Error::LostData("wiped".into()), Some(5)),
+            (Error::Invariant("N1".into()), Some(70)),
+        ];
+        let logger = Logger::root(slog::Discard, o!());
+        for (error, code) in table {
+            let name = error.to_string();
+            let failure = verdict(Err(error), &logger).err();
+            assert_eq!(failure.map(|failure| failure.code), code, "{name}");
+        }
+        assert!(verdict(Ok(()), &logger).is_ok());
     }
 }

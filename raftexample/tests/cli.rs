@@ -23,15 +23,16 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn wrong_usage_is_one_line_and_code_2() {
     let directory = tempfile::tempdir().unwrap();
-    let table: [(&[&str], &str); 9] = [
+    let table: [(&[&str], &str); 10] = [
         (&["--nope"], "--nope"),
         (&["--cluster", "127.0.0.1:1"], "http://host:port"),
         (&["--cluster", "http://a:1,http://a:1"], "http://a:1 stands twice"),
         (&["--id", "3"], "--id 3 is not in --cluster"),
         (&["--id", "0"], "--id 0"),
-        (&["--join"], "membership changes"),
+        (&["--join"], "--join needs --cluster"),
+        (&["--snapshot-keep", "0"], "--snapshot-keep"),
         (&["--heartbeat-interval", "x"], "--heartbeat-interval"),
-        (&["--in-memory"], "--in-memory"),
+        (&["--in-memory", "--data-dir", "d"], "--in-memory"),
         (&["nope"], "nope"),
     ];
     for (args, expected) in table {
@@ -57,8 +58,33 @@ fn flags_win_over_variables_over_defaults() {
     for line in ["port = 2  # flag", "data-dir = d  # env", "id = 1  # default"] {
         assert!(lines.contains(&line), "{line} in {lines:#?}");
     }
-    let output = raftexample(directory.path(), &[], &[("RAFTEXAMPLE_ID", "x")]);
-    assert_eq!(output.status.code(), Some(2));
+    let variables = [
+        ("RAFTEXAMPLE_JOIN", "true"),
+        ("RAFTEXAMPLE_CLUSTER", "http://a:1,http://b:1"),
+        ("RAFTEXAMPLE_SNAPSHOT_COUNT", "4"),
+        ("RAFTEXAMPLE_SNAPSHOT_BYTES", "1KiB"),
+        ("RAFTEXAMPLE_SNAPSHOT_KEEP", "3"),
+        ("RAFTEXAMPLE_SNAPSHOT_CATCHUP_ENTRIES", "5"),
+        ("RAFTEXAMPLE_WAL_RETAIN_BYTES", "2KiB"),
+        ("RAFTEXAMPLE_IN_MEMORY", "true"),
+    ];
+    let output = raftexample(directory.path(), &["--print-config"], &variables);
+    let lines: Vec<_> = text(&output.stdout).lines().collect();
+    for line in [
+        "join = true  # env",
+        "snapshot-count = 4  # env",
+        "snapshot-bytes = 1024  # env",
+        "snapshot-keep = 3  # env",
+        "snapshot-catchup-entries = 5  # env",
+        "wal-retain-bytes = 2048  # env",
+        "in-memory = true  # env",
+    ] {
+        assert!(lines.contains(&line), "{line} in {lines:#?}");
+    }
+    for variable in [("RAFTEXAMPLE_ID", "x"), ("RAFTEXAMPLE_JOIN", "maybe")] {
+        let output = raftexample(directory.path(), &[], &[variable]);
+        assert_eq!(output.status.code(), Some(2), "{variable:?}");
+    }
 }
 
 /// Help and version are answers, not mistakes.
