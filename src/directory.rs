@@ -90,6 +90,11 @@ impl Directory {
         Ok(Self { fs, path, state: State::Used(identity, lock) })
     }
 
+    /// Whether a member begins here.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.state, State::New)
+    }
+
     /// Replays what is there, or founds this member's directory.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ use self::core::{Core, Parts};
 use crate::channel::{AppliedCell, Limits, Request, Restore};
 use crate::directory::{Directory, Recovered};
 use crate::identity;
-use crate::membership::Member;
+use crate::membership::{Book, Member};
 use crate::status::{Shared, Status};
 use crate::transport::{Frame, Inbound, Settings, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
@@ -108,14 +108,21 @@ impl Node {
         let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
         let directory = Directory::inspect(fs, &config)?;
-        let listener = listener.map_or_else(|| bind(&config), Ok)?;
+        let founding = Book::founding(&config.founders);
+        let listener = match listener {
+            // Before anything is written (D1).
+            None if directory.is_new() => Some(bind(&config, &founding)?),
+            listener => listener,
+        };
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
-        let peer_address = listener.local_addr().map_err(unknown)?;
-        let listening = |source| Error::Listen { address: peer_address.to_string(), source };
         let Recovered { identity, storage, header, lock } =
             directory.open(&config, stop, &logger)?;
-
         let book = header.book;
+        // Whatever the flags say, the others look for this member where the book has it.
+        let listener = listener.map_or_else(|| bind(&config, &book), Ok)?;
+        let peer_address = listener.local_addr().map_err(unknown)?;
+        let listening = |source| Error::Listen { address: peer_address.to_string(), source };
+
         let own_url = book.members.get(&config.id).map(|member| member.url.clone());
         let settings = Settings {
             id: config.id,
@@ -222,14 +229,13 @@ impl Node {
     }
 }
 
-/// Listens on the configured address, or on the host and port of this member's own URL.
-fn bind(config: &Config) -> Result<TcpListener, Error> {
+/// Listens on the configured address, or on the host and port of this member's URL in `book`.
+fn bind(config: &Config, book: &Book) -> Result<TcpListener, Error> {
     if let Some(address) = config.peer_listen {
         let failed = |source| Error::Listen { address: address.to_string(), source };
         return TcpListener::bind(address).map_err(failed);
     }
-    let own = config.founders.iter().find(|founder| founder.id == config.id);
-    let url = own.map_or("", |founder| &founder.url);
+    let url = book.members.get(&config.id).map_or("", |member| &member.url);
     let address = url.trim_start_matches("http://").to_owned();
     TcpListener::bind(&*address).map_err(|source| Error::Listen { address, source })
 }
