@@ -60,7 +60,7 @@ fn short() -> Histogram {
     Histogram::new(exponential_buckets(16e-6, 2.0, 16))
 }
 
-/// 1 ms to half an hour: a snapshot may be of any size.
+/// 1 ms to 17 minutes: a snapshot may be of any size.
 fn long() -> Histogram {
     Histogram::new(exponential_buckets(1e-3, 4.0, 11))
 }

@@ -495,7 +495,7 @@ fn members_have_the_keys_of_the_contract() {
     (first["match"], first["lag"], first["live"]) = (9.into(), 0.into(), true.into());
     second["live"] = false.into();
     assert_eq!(client.ask("GET", "/_members", b"").json(), shown(first, second));
-    port.node.update_status(|status| drop(status.matched.insert(2, 4)));
+    port.node.update_status(|status| status.matched.extend([(2, 4)]));
     let leader = client.ask("GET", "/_members", b"").json();
     let second = &leader["members"][1];
     assert_eq!((&second["match"], &second["lag"]), (&4.into(), &5.into()));

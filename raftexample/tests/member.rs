@@ -26,25 +26,31 @@ impl Member {
     fn start(directory: &Path, before: &str) -> Self {
         for _ in 0..10 {
             let [client, peer] = free_addresses();
-            let command = format!(
-                "{before} exec {BINARY} --listen {client} --cluster http://{peer} --data-dir data"
-            );
-            let process = Command::new("/bin/sh")
-                .args(["-c", &command])
-                .current_dir(directory)
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut member = Self { process, client };
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < deadline && member.process.try_wait().unwrap().is_none() {
-                if member.ask("GET", "/_ready", b"") == Some(200) {
-                    return member;
-                }
-                std::thread::yield_now();
+            let flags = format!("--listen {client} --cluster http://{peer} --data-dir data");
+            if let Some(member) = Self::start_with(directory, before, client, &flags) {
+                return member;
             }
         }
         panic!("no member became ready");
+    }
+
+    /// `None` when it ended, or never became ready.
+    fn start_with(directory: &Path, before: &str, client: SocketAddr, flags: &str) -> Option<Self> {
+        let process = Command::new("/bin/sh")
+            .args(["-c", &format!("{before} exec {BINARY} {flags}")])
+            .current_dir(directory)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut member = Self { process, client };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline && member.process.try_wait().unwrap().is_none() {
+            if member.ask("GET", "/_ready", b"") == Some(200) {
+                return Some(member);
+            }
+            std::thread::yield_now();
+        }
+        None
     }
 
     /// The status of the answer, if there is one.
@@ -152,6 +158,19 @@ fn unusable_directories_are_refused_and_left_alone() {
         assert!(text.contains(expected), "{what}: {text}");
         assert_eq!(text.lines().count(), 1, "{what}: {text}");
         assert!(contents(directory.path()) == before, "{what}: something changed on disk");
+    }
+}
+
+/// Who a member is, and where its peers look for it, stands in its directory: no flag but that one
+/// is needed to go on, and a wrong one does not matter.
+#[test]
+fn a_directory_alone_starts_its_member_again() {
+    let directory = used_directory();
+    for flags in ["", "--cluster http://127.0.0.1:1,http://127.0.0.1:2"] {
+        let [client, _] = free_addresses();
+        let flags = format!("--listen {client} --data-dir data {flags}");
+        let member = Member::start_with(directory.path(), "", client, &flags);
+        assert_eq!(member.expect(&flags).ask("GET", "/k", b""), Some(200), "{flags}");
     }
 }
 

@@ -794,6 +794,7 @@ impl Core {
             status.snapshot_index = self.raw.store().snapshot_index();
             status.ready = raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start;
             status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
+            status.commit_queue_bytes = self.outgoing_bytes;
             status.taking_snapshot = self.snapshots.is_taking();
             if status.book_version != self.book_version {
                 status.book_version = self.book_version;
@@ -805,6 +806,8 @@ impl Core {
                 if raft.state == StateRole::Leader {
                     let matched = raft.prs().iter().map(|(id, progress)| (*id, progress.matched));
                     status.matched.extend(matched);
+                    // raft counts its own entries as matched once they are persisted.
+                    status.matched.insert(self.id, log.last_index());
                     status.live = self.live();
                 }
             }
