@@ -64,6 +64,7 @@ mod error;
 mod identity;
 mod key;
 mod node;
+mod pins;
 mod snapshot;
 mod status;
 mod storage;

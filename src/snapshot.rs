@@ -35,6 +35,10 @@ const FIXED: usize = 64;
 /// A header holds at most some thousand members: anything beyond is damage.
 pub(crate) const MAX_HEADER_BYTES: u64 = 4 << 20;
 
+/// A snapshot file that was received, verified and made durable.
+#[derive(Debug)]
+pub(crate) struct Received;
+
 /// What a snapshot says of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Header {

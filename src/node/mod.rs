@@ -31,11 +31,11 @@ use wal::fs::{DiskFs, Fs};
 use self::core::{Core, Parts};
 use crate::channel::{AppliedCell, Limits, Request, Restore};
 use crate::directory::{Directory, Recovered};
-use crate::identity;
+use crate::identity::{self, Identity};
 use crate::membership::Member;
 use crate::status::{Shared, Status};
-use crate::transport::{Frame, Inbound, Settings, Transport};
-use crate::{Applied, Commit, Config, Error, Handle};
+use crate::transport::{Frame, Gate, Inbound, Settings, SnapshotSink, SnapshotSinks, Transport};
+use crate::{Applied, Commit, Config, Error, Handle, pins};
 
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
 /// share one sync among all who wait, not enough to delay a heartbeat.
@@ -107,7 +107,7 @@ impl Node {
         config.validate().map_err(Error::Config)?;
         let logger = logger.clone();
         let fs: Arc<dyn Fs> = Arc::new(DiskFs);
-        let directory = Directory::inspect(fs, &config)?;
+        let directory = Directory::inspect(Arc::clone(&fs), &config)?;
         let listener = listener.map_or_else(|| bind(&config), Ok)?;
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
         let peer_address = listener.local_addr().map_err(unknown)?;
@@ -118,9 +118,6 @@ impl Node {
         let book = header.book;
         let own_url = book.members.get(&config.id).map(|member| member.url.clone());
         let settings = Settings {
-            id: config.id,
-            cluster: identity.cluster,
-            incarnation: identity.incarnation,
             peer_url: own_url.unwrap_or_default(),
             client_url: config.client_url.clone(),
             heartbeat_interval: config.heartbeat_interval,
@@ -136,8 +133,13 @@ impl Node {
             .map(|(id, Member { url, .. })| (*id, url.clone()))
             .collect();
         let (inbox_tx, inbox) = crossbeam_channel::unbounded();
-        let transport = Transport::start(settings, listener, &peers, inbox_tx, logger.clone())
-            .map_err(listening)?;
+        let pins = config.data_dir.join(pins::FILE);
+        let Identity { node, incarnation, cluster } = identity;
+        let gate = Arc::new(Gate::open(fs, &pins, node, incarnation, cluster)?);
+        let sinks = Arc::new(NoSinks);
+        let transport =
+            Transport::start(settings, listener, &peers, gate, sinks, inbox_tx, logger.clone())
+                .map_err(listening)?;
 
         let status = Status {
             id: config.id,
@@ -219,6 +221,15 @@ impl Node {
             Ok(result) => result,
             Err(panic) => Err(Error::Invariant(panic_text(&*panic))),
         }
+    }
+}
+
+/// Nothing to receive snapshots with yet.
+struct NoSinks;
+
+impl SnapshotSinks for NoSinks {
+    fn begin(&self, _: u64, _: u64, _: u64) -> std::io::Result<Box<dyn SnapshotSink>> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -326,11 +337,21 @@ impl Loop {
                 }
                 Inbound::Unreachable { peer } => core.unreachable(peer),
                 Inbound::Unsent { attempt } => core.unsent(attempt),
-                Inbound::ClientUrl { peer, url } => {
+                Inbound::Met { peer, client_url, .. } => {
                     self.shared.update(|status| {
-                        status.client_urls.insert(peer, url);
+                        status.client_urls.insert(peer, client_url);
                     });
                 }
+                Inbound::Distrusted { peer, status, message } => {
+                    warn!(self.logger, "refusing a peer"; "peer" => peer, "status" => status,
+                        "why" => message);
+                }
+                // Dropping the replies is an answer.
+                Inbound::SnapshotReport { .. }
+                | Inbound::Snapshot { .. }
+                | Inbound::Answered { .. }
+                | Inbound::Call { .. }
+                | Inbound::Probed { .. } => {}
                 Inbound::Refused { peer, status, message } => {
                     warn!(self.logger, "refused by a peer"; "peer" => peer, "status" => status,
                         "why" => message);

@@ -1,11 +1,21 @@
-//! The door for peers: heads are judged here, and the frames of accepted streams are delivered.
+//! The door for peers: requests are told apart here, and the frames of accepted streams are
+//! delivered.
+//!
+//! ```text
+//!  POST /raft/stream/<lane>   frames, for as long as both sides like
+//!  POST /raft/snapshot        a snapshot (see snapshot)
+//!  POST /raft/call            a call from a member (see call)
+//!  POST /raft/join            a call from somebody who wants to become one (see join)
+//!  GET  /raft/identity        who this is, for anyone (see probe)
+//! ```
 //!
 //! One request per connection. Each accepted stream has the turn of its (sender, lane), and a new
 //! stream takes the turn from the old one before its head is answered. There is nothing else on
-//! this port.
+//! this port. Raft's answers to a sender that we do not know need a line to it: it becomes a
+//! guest, which is dialled where its head says it is, for as long as it has a stream open here.
 //!
 //! Invariants:
-//! - L1 Nothing is delivered before the head was checked.
+//! - L1 Nothing is delivered before the gate has admitted the head.
 //! - L2 Of one sender and lane, at most one stream delivers, the newest; once a stream's head is
 //!   answered, no older one delivers anything.
 //! - L3 What was delivered and not yet taken by the loop is bounded per sender and lane, however
@@ -17,13 +27,13 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full};
-use hyper::body::{Body, Frame as BodyFrame, Incoming};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Frame as BodyFrame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,14 +41,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use slog::{debug, warn};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
+use super::dial::chain;
 use super::frame::{Decoder, Frame};
 use super::head::{Head, HeadRefusal};
-use super::peer::chain;
 use super::queue::Lane;
-use super::{Inbound, Permit, Shared, lock};
+use super::{Inbound, Permit, Shared, call, lock, snapshot};
 
 /// How long a connection may take to state its head, and how long a refusal may take to leave.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,8 +58,10 @@ const MAX_BUFFER: usize = 64 << 10;
 
 /// Connections per known peer: a stream per lane, and as many that are about to replace them.
 const CONNECTIONS_PER_PEER: usize = 4;
-/// Connections beyond those, for members that are not known yet and for strays.
-const MORE_CONNECTIONS: usize = 64;
+/// Connections beyond those: for members that are not known yet and for strays, and what the
+/// requests that are no streams may hold at most, so that they cannot keep streams out.
+pub(super) const MORE_CONNECTIONS: usize =
+    64 + call::MAX_CALLS + call::MAX_JOINS + snapshot::MAX_RECEIVING;
 
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -127,8 +139,15 @@ impl Streams {
         current.then_some(Turn { slot, newest, number, _delivering: delivering })
     }
 
+    /// Whether a sender has a stream open.
+    pub(super) fn is_open(&self, from: u64) -> bool {
+        let slots = lock(&self.slots);
+        let mut open = Lane::ALL.iter().filter_map(|lane| slots.get(&(from, *lane))?.upgrade());
+        open.any(|slot| slot.turn.try_lock().is_err())
+    }
+
     fn slot(&self, from: u64, lane: Lane) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.slots);
         if let Some(slot) = slots.get(&(from, lane)).and_then(Weak::upgrade) {
             return slot;
         }
@@ -147,7 +166,14 @@ impl Turn {
     }
 }
 
-/// A stream whose head was checked and that has its turn.
+/// A request that got past the gate.
+enum Admitted {
+    Stream(Accepted),
+    /// Anything else. It keeps its own limits and then fires the notice.
+    Request,
+}
+
+/// A stream that has its turn.
 struct Accepted {
     head: Head,
     lane: Lane,
@@ -215,20 +241,18 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
     if let Err(error) = socket.set_nodelay(true) {
         return error.to_string();
     }
-    let (handover, mut accepted) = oneshot::channel();
-    let handover = Mutex::new(Some(handover));
+    let (handover, mut admitted) = oneshot::channel();
+    let (handover, done) = (Mutex::new(Some(handover)), Notify::new());
+    let admit = |admitted| {
+        // One request per connection, so the first handover is the only one; nobody waits for it
+        // any more when the connection is being given up.
+        let handover = lock(&handover).take();
+        handover.and_then(|handover| handover.send(admitted).err());
+    };
     let service = service_fn(async |request| {
-        let response = match accept_stream(shared, request).await {
-            Ok((response, stream)) => {
-                // One request per connection, so the first handover is the only one; nobody
-                // waits for it any more when the connection is being given up.
-                let handover = lock(&handover).take();
-                handover.and_then(|handover| handover.send(stream).err());
-                response
-            }
-            Err(refusal) => refuse(&refusal),
-        };
-        Ok::<_, Infallible>(response)
+        let response = answer(shared, request, &admit).await;
+        done.notify_one();
+        Ok::<_, Infallible>(response.unwrap_or_else(|refusal| refuse(&refusal)))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -244,12 +268,21 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
     let first = async {
         tokio::select! {
             biased;
-            stream = &mut accepted => stream.map_err(|_| "refused".to_owned()),
+            admitted = &mut admitted => admitted.map_err(|_| "refused".to_owned()),
             end = &mut connection => Err(ended(end)),
         }
     };
     let mut stream = match timeout(HEAD_TIMEOUT, first).await {
-        Ok(Ok(stream)) => stream,
+        Ok(Ok(Admitted::Stream(stream))) => stream,
+        Ok(Ok(Admitted::Request)) => {
+            tokio::select! {
+                biased;
+                end = &mut connection => return ended(end),
+                () = done.notified() => {}
+            }
+            let left = timeout(HEAD_TIMEOUT, connection).await;
+            return left.map_or_else(|_| "the answer was not taken in time".into(), ended);
+        }
         Ok(Err(reason)) => return reason,
         Err(_) => return "no head in time".into(),
     };
@@ -262,45 +295,127 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
                 "lane" => lane.name(), "reason" => &reason);
             reason
         }
+        rejected = shared.gate.turns_against(&stream.head) => rejected.to_string(),
         end = &mut connection => ended(end),
     };
     reason
 }
 
-/// Judges a request; with the turn taken, the answer is the last thing between it and delivery.
-async fn accept_stream(
+/// Judges a request and sees to it.
+async fn answer(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
-) -> Result<(Answer, Accepted), HeadRefusal> {
+    admit: &impl Fn(Admitted),
+) -> Result<Answer, HeadRefusal> {
     let refusal = |status, reason: &str| Err(HeadRefusal::new(status, reason));
-    let lane = Lane::ALL.into_iter().find(|lane| {
-        request.uri().path().strip_prefix("/raft/stream/").is_some_and(|name| name == lane.name())
-    });
-    let Some(lane) = lane else {
-        return refusal(StatusCode::NOT_FOUND, "this port serves the members of a cluster only");
+    let path = request.uri().path().to_owned();
+    let lane = Lane::ALL
+        .into_iter()
+        .find(|lane| path.strip_prefix("/raft/stream/").is_some_and(|name| name == lane.name()));
+    let method = match path.strip_prefix("/raft/") {
+        Some("identity") => Method::GET,
+        Some("snapshot" | "call" | "join") => Method::POST,
+        _ if lane.is_some() => Method::POST,
+        _ => {
+            let reason = "this port serves the members of a cluster only";
+            return refusal(StatusCode::NOT_FOUND, reason);
+        }
     };
-    if request.method() != Method::POST {
-        return refusal(StatusCode::METHOD_NOT_ALLOWED, "streams are opened with POST");
+    if request.method() != method {
+        return refusal(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method");
     }
-    let settings = &shared.settings;
-    let head = Head::check(request.headers(), settings.cluster, settings.id)?;
-    let headers = shared.head(head.from).to_headers();
-    let headers =
-        headers.map_err(|reason| HeadRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
+    if path == "/raft/identity" {
+        let mut response = Response::new(Outgoing::Nothing(Empty::new()));
+        *response.headers_mut() = shared.gate.claim().to_headers();
+        return Ok(response);
+    }
+    if path == "/raft/join" {
+        let head = shared.gate.admit_joining(request.headers())?;
+        admit(Admitted::Request);
+        return call::take(shared, &head, Some(head.incarnation), request).await;
+    }
+    let head = match shared.gate.admit(request.headers(), None).await {
+        Ok(head) => head,
+        Err(rejected) => return Err(shared.rejected(request.headers(), rejected)),
+    };
+    shared.met(&head);
+    let Some(lane) = lane else {
+        admit(Admitted::Request);
+        return if path == "/raft/call" {
+            call::take(shared, &head, None, request).await
+        } else {
+            snapshot::receive(shared, &head, request).await
+        };
+    };
     let Some(turn) = shared.streams.take_turn(head.from, lane).await else {
         return refusal(StatusCode::CONFLICT, "a newer stream of the same sender came meanwhile");
     };
-    shared.client_url(head.from, head.client_url.clone());
-    shared.awake(head.from);
-    let mut response = Response::new(Either::Left(Echo::new(shared.echo_interval())));
-    *response.headers_mut() = headers;
-    Ok((response, Accepted { head, lane, turn, body: request.into_body() }))
+    shared.visited(&head);
+    let echo = Outgoing::Echo(Echo::new(shared.echo_interval()));
+    let response = answered(shared, head.from, StatusCode::OK, echo)?;
+    // With the turn taken, the answer is the last thing between the request and delivery.
+    admit(Admitted::Stream(Accepted { head, lane, turn, body: request.into_body() }));
+    Ok(response)
 }
 
-type Answer = Response<Either<Echo, Full<Bytes>>>;
+/// An answer that begins with our head.
+pub(super) fn answered(
+    shared: &Shared,
+    to: u64,
+    status: StatusCode,
+    body: Outgoing,
+) -> Result<Answer, HeadRefusal> {
+    let headers = shared.head(to).to_headers();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() =
+        headers.map_err(|reason| HeadRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
+    Ok(response)
+}
+
+pub(super) type Answer = Response<Outgoing>;
+
+/// The body of an answer.
+pub(super) enum Outgoing {
+    Echo(Echo),
+    Whole(Full<Bytes>),
+    Nothing(Empty<Bytes>),
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Outgoing::Echo(echo) => Pin::new(echo).poll_frame(context),
+            Outgoing::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Outgoing::Nothing(nothing) => Pin::new(nothing).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outgoing::Echo(echo) => echo.is_end_stream(),
+            Outgoing::Whole(whole) => whole.is_end_stream(),
+            Outgoing::Nothing(nothing) => nothing.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outgoing::Echo(echo) => echo.size_hint(),
+            Outgoing::Whole(whole) => whole.size_hint(),
+            Outgoing::Nothing(nothing) => nothing.size_hint(),
+        }
+    }
+}
 
 fn refuse(refusal: &HeadRefusal) -> Answer {
-    let mut response = Response::new(Either::Right(Full::from(format!("{}\n", refusal.reason))));
+    let mut response = Response::new(Outgoing::Whole(Full::from(format!("{}\n", refusal.reason))));
     *response.status_mut() = refusal.status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
@@ -328,11 +443,14 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
                 }
             };
             if let Frame::Raft(message) = &frame
-                && (message.from != head.from || message.to != shared.settings.id)
+                && (message.from != head.from || message.to != shared.gate.id())
             {
                 let reason = format!(
                     "a message from {} to {} on a stream from {} to {}",
-                    message.from, message.to, head.from, shared.settings.id
+                    message.from,
+                    message.to,
+                    head.from,
+                    shared.gate.id()
                 );
                 warn!(shared.logger, "stream from peer broken"; "peer" => head.from,
                     "error" => &reason);
@@ -344,8 +462,8 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
     }
 }
 
-/// The response's body: a byte now and then, to say that this side still reads.
-struct Echo {
+/// A stream's answer: a byte now and then, to say that this side still reads.
+pub(super) struct Echo {
     interval: Interval,
 }
 

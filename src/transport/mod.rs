@@ -11,7 +11,8 @@
 //! does not know what a message means, whether the sender is a member, or what is on disk. It
 //! promises very little: a frame arrives at most once, and the frames of one lane arrive in order
 //! as long as its stream lasts. It refuses to send anything again, to keep anything for a peer
-//! that is away, and to make the loop wait. Snapshots do not travel on streams.
+//! that is away, and to make the loop wait. Snapshots and calls do not travel on streams: each
+//! has a request, and a report, of its own.
 //!
 //! Invariants:
 //! - T1 No method blocks: each takes short locks that are never held across anything that waits.
@@ -19,54 +20,78 @@
 //! - T3 Forwards are never lost in silence before they reach a stream: each is handed to one or
 //!   comes back as [`Inbound::Unsent`].
 //!
-//! Those of the parts: F in [`frame`], H in [`head`], Q in [`queue`], P in [`peer`], L in
-//! [`listener`].
+//! Those of the parts: F in [`frame`], H in [`head`], G in [`gate`], Q in [`queue`], P in
+//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`].
 
+mod call;
+mod dial;
 mod frame;
+mod gate;
 mod head;
+#[allow(dead_code, reason = "used by the node's start, which follows")]
+pub(crate) mod join;
 mod listener;
 mod peer;
+mod probe;
 mod queue;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::Sender;
-use slog::{crit, debug};
+use hyper::header::HeaderMap;
+use raft::eraftpb::Message;
+use slog::{crit, debug, info};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use self::call::{Call, Calls};
+pub(crate) use self::call::{CallReply, CallResult};
 #[cfg(test)]
 pub(crate) use self::frame::MAX_PAYLOAD;
 pub(crate) use self::frame::{Frame, VerdictKind};
-use self::head::Head;
+pub(crate) use self::gate::Gate;
+use self::gate::Rejected;
+use self::head::{Head, HeadRefusal, Kind};
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};
+use self::probe::Probe;
+pub(crate) use self::probe::ProbeResult;
 use self::queue::Lane;
+use self::snapshot::{Moving, Sending};
+pub(crate) use self::snapshot::{SnapshotSink, SnapshotSinks, SnapshotSource};
+use crate::Transfer;
 use crate::key::Attempt;
+use crate::snapshot::Received;
 
 /// The window of appends that raft keeps on its way to one peer, and the size it aims at for each.
 const WINDOW: u64 = 16;
 const WINDOW_MESSAGE_BYTES: u64 = 1 << 20;
 
-/// How many system lookups of host names may run at once.
-const MAX_LOOKUPS: usize = 8;
+/// How many threads may block for the transport: one per snapshot that moves, one per peer's
+/// lookup, and one that writes pins. Beyond that they wait for each other.
+const MAX_BLOCKING: usize = 64;
+
+/// How many members that the book does not name are dialled: more than are ever being added, or
+/// were missed, at once.
+const MAX_GUESTS: usize = 16;
+/// For how many election timeouts a guest is dialled that has no stream open here.
+const GUEST_TIMEOUTS: u32 = 30;
 
 /// What the transport needs to be told.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    pub(crate) id: u64,
-    pub(crate) cluster: u64,
-    pub(crate) incarnation: u128,
     /// Where peers reach this member.
     pub(crate) peer_url: String,
     /// Where clients reach this member; may be empty.
@@ -80,6 +105,7 @@ pub(crate) struct Settings {
 
 /// What the transport tells the loop.
 #[derive(Debug)]
+#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) enum Inbound {
     /// A frame from another member of this cluster; `from` is what its head said, and what a
     /// message inside says.
@@ -88,10 +114,30 @@ pub(crate) enum Inbound {
     Unreachable { peer: u64 },
     /// A Forward that reached no stream, and never will.
     Unsent { attempt: Attempt },
-    /// What a checked head says of where clients reach a member. Repeated at every stream.
-    ClientUrl { peer: u64, url: String },
-    /// A peer does not take our streams, or we not its answer. Told once until that changes.
+    /// What a head says of its sender, now that it was admitted. Told at each head, in either
+    /// direction.
+    Met { peer: u64, incarnation: u128, peer_url: String, client_url: String },
+    /// A peer does not take our streams, or would not if it knew what we are: 403 means that it
+    /// knows us by another data directory, 410 that it knows us as removed. A dialler tells it
+    /// once until that changes.
     Refused { peer: u64, status: u16, message: String },
+    /// We do not take a peer's answers. Told once until that changes.
+    Distrusted { peer: u64, status: u16, message: String },
+    /// What became of one [`Transport::send_snapshot`]: the receiver's node took it, or why not.
+    SnapshotReport { to: u64, result: Result<(), String> },
+    /// A snapshot that arrived whole. The sender is told of success by an `Ok` only.
+    Snapshot {
+        from: u64,
+        message: Box<Message>,
+        received: Received,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// What became of one [`Transport::call`].
+    Answered { tag: u64, result: CallResult },
+    /// A call from another member, or, with its incarnation, from somebody who wants to join.
+    Call { from: u64, body: Bytes, joining: Option<u128>, reply: CallReply },
+    /// What became of one [`Transport::probe`].
+    Probed { tag: u64, result: ProbeResult },
 }
 
 /// A delivered frame's share of what may wait for the loop; dropping it lets more in.
@@ -132,27 +178,73 @@ pub(crate) struct PeerStatus {
 /// What the loop, the diallers and the listener share.
 struct Shared {
     settings: Settings,
+    gate: Arc<Gate>,
+    sinks: Arc<dyn SnapshotSinks>,
     inbox: Sender<Inbound>,
     logger: slog::Logger,
     peers: Mutex<BTreeMap<u64, Dialled>>,
     streams: Streams,
+    calls: Calls,
+    sending: Arc<Moving>,
+    receiving: Arc<Moving>,
 }
 
 /// A peer and the tasks that dial it, in the order of [`Lane::ALL`].
 struct Dialled {
     peer: Arc<Peer>,
     tasks: [JoinHandle<()>; 2],
+    /// The snapshot that was last sent to it.
+    snapshot: Option<JoinHandle<()>>,
+    /// Of one that the book does not name: when it last had a stream open here.
+    guest: Option<Instant>,
+}
+
+impl Dialled {
+    fn new(shared: &Arc<Shared>, runtime: &Handle, id: u64, url: &str) -> Self {
+        let peer = Arc::new(Peer::new(id, url.to_owned(), shared.settings.bulk_queue_bytes));
+        let tasks = Lane::ALL.map(|lane| {
+            runtime.spawn(Dialler::new(Arc::clone(&peer), lane, Arc::clone(shared)).run())
+        });
+        Self { peer, tasks, snapshot: None, guest: None }
+    }
+
+    fn stop(&self) {
+        self.tasks.iter().chain(&self.snapshot).for_each(JoinHandle::abort);
+    }
 }
 
 impl Shared {
+    fn new(
+        settings: Settings,
+        gate: Arc<Gate>,
+        sinks: Arc<dyn SnapshotSinks>,
+        inbox: Sender<Inbound>,
+        logger: slog::Logger,
+    ) -> Self {
+        Self {
+            settings,
+            gate,
+            sinks,
+            inbox,
+            logger,
+            peers: Mutex::default(),
+            streams: Streams::default(),
+            calls: Calls::default(),
+            sending: Arc::default(),
+            receiving: Arc::default(),
+        }
+    }
+
     /// Our head towards a member.
     fn head(&self, to: u64) -> Head {
-        let Settings { id, cluster, incarnation, peer_url, client_url, .. } = &self.settings;
+        let Settings { peer_url, client_url, .. } = &self.settings;
+        let claim = self.gate.claim();
         Head {
-            cluster: *cluster,
-            from: *id,
+            cluster: claim.cluster,
+            from: claim.id,
             to,
-            incarnation: *incarnation,
+            incarnation: claim.incarnation,
+            pins: self.gate.pins_for(to),
             peer_url: peer_url.clone(),
             client_url: client_url.clone(),
         }
@@ -163,19 +255,71 @@ impl Shared {
         self.inbox.send(inbound).ok();
     }
 
-    fn client_url(&self, peer: u64, url: String) {
-        self.tell(Inbound::ClientUrl { peer, url });
+    fn met(&self, head: &Head) {
+        let Head { from: peer, incarnation, .. } = *head;
+        let (peer_url, client_url) = (head.peer_url.clone(), head.client_url.clone());
+        self.tell(Inbound::Met { peer, incarnation, peer_url, client_url });
     }
 
-    fn awake(&self, id: u64) {
-        if let Some(dialled) = lock(&self.peers).get(&id) {
-            dialled.peer.awake();
+    /// A request was not let in: what its sender is told. The node is told only what concerns it.
+    fn rejected(&self, headers: &HeaderMap, rejected: Rejected) -> HeadRefusal {
+        if matches!(rejected, Rejected::Us(_))
+            && let Ok(head) = Head::parse(headers, Kind::Member)
+        {
+            self.tell(rejected.clone().told(head.from));
+        }
+        rejected.answer()
+    }
+
+    /// A stream was accepted: its sender is there and worth dialling, known or not.
+    fn visited(self: &Arc<Self>, head: &Head) {
+        let mut peers = lock(&self.peers);
+        let moved =
+            |dialled: &Dialled| dialled.guest.is_some() && dialled.peer.url != head.peer_url;
+        match peers.get(&head.from) {
+            Some(dialled) if !moved(dialled) => return dialled.peer.awake(&head.peer_url),
+            Some(dialled) => dialled.stop(),
+            None if peers.values().filter(|peer| peer.guest.is_some()).count() >= MAX_GUESTS => {
+                debug!(self.logger, "too many guests, not dialled"; "peer" => head.from);
+                return;
+            }
+            None => {}
+        }
+        info!(self.logger, "dialling a member that the address book does not name";
+            "peer" => head.from, "url" => &head.peer_url);
+        let mut guest = Dialled::new(self, &Handle::current(), head.from, &head.peer_url);
+        guest.guest = Some(Instant::now());
+        peers.insert(head.from, guest);
+    }
+
+    /// Forgets guests that are gone, for as long as it is polled.
+    async fn see_guests_off(&self) -> Infallible {
+        loop {
+            sleep(self.settings.election_timeout).await;
+            lock(&self.peers).retain(|id, dialled| {
+                let Some(seen) = &mut dialled.guest else { return true };
+                if self.streams.is_open(*id) {
+                    *seen = Instant::now();
+                }
+                let stays = seen.elapsed() < self.settings.election_timeout * GUEST_TIMEOUTS;
+                let stays = stays && !self.gate.is_removed(*id);
+                if !stays {
+                    dialled.stop();
+                }
+                stays
+            });
         }
     }
 
     /// How long a peer may be silent: less than an echo that is late, more than one that is lost.
     fn silence(&self) -> Duration {
         self.settings.election_timeout * 2
+    }
+
+    /// How long bytes on their way to a disk may stand still: longer than a disk that is busy
+    /// with others takes.
+    fn disk_stall(&self) -> Duration {
+        self.silence() * 5
     }
 
     fn echo_interval(&self) -> Duration {
@@ -201,25 +345,25 @@ impl Transport {
         settings: Settings,
         listener: TcpListener,
         peers: &[(u64, String)],
+        gate: Arc<Gate>,
+        sinks: Arc<dyn SnapshotSinks>,
         inbox: Sender<Inbound>,
         logger: slog::Logger,
     ) -> io::Result<Self> {
-        check(&settings)?;
+        let shared = Arc::new(Shared::new(settings, gate, sinks, inbox, logger));
+        check(&shared)?;
         listener.set_nonblocking(true)?;
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            .max_blocking_threads(MAX_LOOKUPS)
-            .thread_name("raft-lookup")
+            .max_blocking_threads(MAX_BLOCKING)
+            .thread_name("raft-blocking")
             .build()?;
         let listener = {
             let _context = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
         let handle = runtime.handle().clone();
-        let peers_by_id = Mutex::new(BTreeMap::new());
-        let streams = Streams::default();
-        let shared = Arc::new(Shared { settings, inbox, logger, peers: peers_by_id, streams });
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("raft-transport".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -236,6 +380,7 @@ impl Transport {
                             Arc::clone(&shared),
                             async || listener.accept().await,
                         ) => match never {},
+                        never = shared.see_guests_off() => match never {},
                     }
                 });
                 // A lookup may hang for as long as the system likes: it is not waited for.
@@ -251,7 +396,7 @@ impl Transport {
     pub(crate) fn send(&self, to: u64, frame: Frame) {
         let unsent = frame.attempt();
         let Some(lane) = Lane::of(&frame) else {
-            debug!(self.shared.logger, "snapshot not sent"; "peer" => to);
+            debug!(self.shared.logger, "a snapshot is no frame"; "peer" => to);
             return;
         };
         let pushed = {
@@ -276,37 +421,73 @@ impl Transport {
         }
     }
 
-    /// Dials exactly these members from now on. One whose URL changed loses its streams, as if
-    /// they had broken; what a removed one had on its way may still arrive, as may news of it.
+    /// Dials exactly these members from now on, and the guests. One whose URL changed loses its
+    /// streams, as if they had broken; what a removed one had on its way may still arrive, as may
+    /// news of it.
     pub(crate) fn set_peers(&self, peers: &[(u64, String)]) {
-        let Shared { peers: dialled, settings, .. } = &*self.shared;
-        let mut dialled = lock(dialled);
+        let mut dialled = lock(&self.shared.peers);
         dialled.retain(|id, old| {
-            let kept = peers.iter().any(|(other, url)| other == id && *url == old.peer.url);
+            let named = peers.iter().find(|(other, _)| other == id);
+            let kept = named.map_or(old.guest.is_some(), |(_, url)| *url == old.peer.url);
             if !kept {
-                old.tasks.iter().for_each(JoinHandle::abort);
+                old.stop();
             }
             kept
         });
         for (id, url) in peers {
             // Nobody has a line to itself.
-            if *id == settings.id {
+            if *id == self.shared.gate.id() {
                 continue;
             }
-            if let Entry::Vacant(vacant) = dialled.entry(*id) {
-                let peer = Arc::new(Peer::new(*id, url.clone(), settings.bulk_queue_bytes));
-                let tasks = Lane::ALL.map(|lane| {
-                    let dialler = Dialler::new(Arc::clone(&peer), lane, Arc::clone(&self.shared));
-                    self.runtime.spawn(dialler.run())
-                });
-                vacant.insert(Dialled { peer, tasks });
-            }
+            let known = dialled
+                .entry(*id)
+                .or_insert_with(|| Dialled::new(&self.shared, &self.runtime, *id, url));
+            known.guest = None;
         }
     }
 
-    /// What is known of the peers, by id.
+    /// Sends a snapshot, and reports what became of it exactly once. At most one is on its way to
+    /// each peer.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn send_snapshot(&self, to: u64, message: Message, source: Box<dyn SnapshotSource>) {
+        let sending = Sending::new(Arc::clone(&self.shared), to);
+        // Locked until the task is where its end can be asked for.
+        let mut peers = lock(&self.shared.peers);
+        let Some(dialled) = peers.get_mut(&to) else {
+            return sending.fail("there is no such member".into());
+        };
+        if let Some(sending) = sending.begin(&message, source.len()) {
+            let peer = Arc::clone(&dialled.peer);
+            dialled.snapshot = Some(self.runtime.spawn(sending.run(peer, message, source)));
+        }
+    }
+
+    /// The snapshots that are being sent, and those that are being received.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn transfers(&self) -> (Vec<Transfer>, Vec<Transfer>) {
+        (self.shared.sending.transfers(), self.shared.receiving.transfers())
+    }
+
+    /// Asks a member something; the answer comes with the same tag, exactly once.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn call(&self, to: u64, tag: u64, body: Bytes, deadline: std::time::Instant) {
+        let call = Call::new(Arc::clone(&self.shared), tag);
+        let peer = lock(&self.shared.peers).get(&to).map(|dialled| Arc::clone(&dialled.peer));
+        self.runtime.spawn(call.make(peer, body, deadline.into()));
+    }
+
+    /// Asks whoever listens at `url` who it is; the answer comes with the same tag, exactly once
+    /// and within about a second.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn probe(&self, url: &str, tag: u64) {
+        self.runtime.spawn(Probe::new(Arc::clone(&self.shared), tag).run(url.to_owned()));
+    }
+
+    /// What is known of the peers that the book names, by id.
     pub(crate) fn peers(&self) -> Vec<PeerStatus> {
-        lock(&self.shared.peers).values().map(|dialled| dialled.peer.status()).collect()
+        let peers = lock(&self.shared.peers);
+        let named = peers.values().filter(|dialled| dialled.guest.is_none());
+        named.map(|dialled| dialled.peer.status()).collect()
     }
 
     /// Stops everything. The control frames that are queued get a heartbeat's time or two to
@@ -321,15 +502,13 @@ impl Transport {
     }
 }
 
-fn check(settings: &Settings) -> io::Result<()> {
-    let window = WINDOW * settings.max_entry_bytes.max(WINDOW_MESSAGE_BYTES);
-    let wrong = if settings.bulk_queue_bytes < window {
-        let bytes = settings.bulk_queue_bytes;
+fn check(shared: &Shared) -> io::Result<()> {
+    let Settings { bulk_queue_bytes: bytes, max_entry_bytes, .. } = shared.settings;
+    let window = WINDOW * max_entry_bytes.max(WINDOW_MESSAGE_BYTES);
+    let wrong = if bytes < window {
         Some(format!("a bulk queue of {bytes} bytes does not hold raft's window of {window}"))
     } else {
-        let Settings { id, cluster, incarnation, peer_url, client_url, .. } = settings.clone();
-        let head = Head { cluster, from: id, to: id, incarnation, peer_url, client_url };
-        head.to_headers().err()
+        shared.head(shared.gate.id()).to_headers().err()
     };
     wrong.map_or(Ok(()), |wrong| Err(io::Error::new(io::ErrorKind::InvalidInput, wrong)))
 }
@@ -340,8 +519,8 @@ async fn drain(shared: &Shared) {
     let limit = shared.settings.heartbeat_interval * 2;
     let mut leaving = Vec::new();
     let peers = std::mem::take(&mut *lock(&shared.peers));
-    for Dialled { peer, tasks: [bulk, control] } in peers.into_values() {
-        bulk.abort();
+    for Dialled { peer, tasks: [bulk, control], snapshot, .. } in peers.into_values() {
+        [&bulk].into_iter().chain(&snapshot).for_each(|task| task.abort());
         let (open, waker) = lock(peer.queue(Lane::Control)).end();
         if let Some(waker) = waker {
             waker.wake();

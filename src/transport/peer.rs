@@ -5,6 +5,10 @@
 //! peer's echo. Whatever breaks a stream, the answer is the same: forget what waited, tell raft,
 //! wait a little, dial again.
 //!
+//! The address book says where a peer is. But our book may be the stale one: while nobody opens a
+//! stream at the book's URL, and the peer has one open to us and says that it is elsewhere, it is
+//! looked for there as well. Its head is judged like any other.
+//!
 //! Invariants:
 //! - P1 No frame is written before the peer's head was checked.
 //! - P2 Every break of an open bulk stream is reported as unreachable exactly once.
@@ -12,26 +16,24 @@
 //!   a limit after which the stream counts as broken.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame as BodyFrame, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Response, StatusCode, Uri, header};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, Request, Response};
 use slog::{debug, info};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::head::{Head, HeadRefusal};
+use super::dial::{self, Resolver, chain};
+use super::gate::{Gate, Rejected};
+use super::head::Head;
 use super::queue::{Lane, Queue, Queued, Taken};
 use super::{Inbound, PeerStatus, Shared, lock};
 
@@ -42,9 +44,6 @@ const CHUNK: usize = 256 << 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// How much of a refusal's text is read, in bytes.
-const MAX_REASON_LEN: usize = 512;
-
 /// One member as we reach it.
 pub(super) struct Peer {
     pub(super) id: u64,
@@ -52,6 +51,8 @@ pub(super) struct Peer {
     bulk: Mutex<Queue>,
     control: Mutex<Queue>,
     line: Mutex<Line>,
+    /// Shared by everything that dials the peer; held while its host is looked up.
+    resolver: tokio::sync::Mutex<Resolver>,
     /// The peer has just dialled us: it is worth dialling it.
     awake: Notify,
 }
@@ -65,7 +66,11 @@ struct Line {
     reported: Option<bool>,
     last_error: Option<String>,
     /// The refusal that the node was told of last.
-    refusal: Option<HeadRefusal>,
+    rejected: Option<Rejected>,
+    /// Where the peer says it is, when it last dialled us from elsewhere than the book says.
+    elsewhere: Option<String>,
+    /// Where the last stream was opened, when that is elsewhere.
+    reached_elsewhere: Option<String>,
 }
 
 impl Peer {
@@ -76,6 +81,7 @@ impl Peer {
             bulk: Mutex::new(Queue::new(Lane::Bulk, bulk_queue_bytes)),
             control: Mutex::new(Queue::new(Lane::Control, bulk_queue_bytes)),
             line: Mutex::new(Line::default()),
+            resolver: tokio::sync::Mutex::default(),
             awake: Notify::new(),
         }
     }
@@ -88,8 +94,40 @@ impl Peer {
     }
 
     /// The peer dialled us, so it is there: do not wait to dial it.
-    pub(super) fn awake(&self) {
+    pub(super) fn awake(&self, stated_url: &str) {
+        lock(&self.line).elsewhere = (stated_url != self.url).then(|| stated_url.to_owned());
         self.awake.notify_waiters();
+    }
+
+    /// Where the peer was reached last, or should be.
+    pub(super) fn reached_at(&self) -> String {
+        lock(&self.line).reached_elsewhere.clone().unwrap_or_else(|| self.url.clone())
+    }
+
+    /// Connects to the peer, within `limit`.
+    pub(super) async fn connect(&self, url: &str, limit: Duration) -> Result<TcpStream, String> {
+        let connecting = async {
+            let addresses = self.resolver.lock().await.resolve(url).await?;
+            dial::connect(&addresses, limit).await
+        };
+        match timeout(limit, connecting).await {
+            Ok(connected) => connected.map_err(|error| format!("cannot connect: {error}")),
+            Err(_) => Err(format!("cannot connect within {limit:?}")),
+        }
+    }
+
+    /// Judges the peer's answer.
+    pub(super) async fn admit(
+        &self,
+        gate: &Arc<Gate>,
+        response: Response<Incoming>,
+    ) -> Result<(Head, Incoming), Rejected> {
+        let (parts, body) = response.into_parts();
+        if !parts.status.is_success() {
+            return Err(Rejected::Us(dial::refusal(parts.status, body).await));
+        }
+        let head = gate.admit(&parts.headers, Some(self.id)).await?;
+        Ok((head, body))
     }
 
     pub(super) fn status(&self) -> PeerStatus {
@@ -102,19 +140,20 @@ impl Peer {
         }
     }
 
-    fn opened(&self, lane: Lane, logger: &slog::Logger) {
+    fn opened(&self, lane: Lane, url: &str, logger: &slog::Logger) {
         let mut line = lock(&self.line);
+        line.reached_elsewhere = (url != self.url).then(|| url.to_owned());
         match lane {
             Lane::Bulk => line.bulk_open = true,
             Lane::Control => line.control_open = true,
         }
         debug!(logger, "stream open"; "peer" => self.id, "lane" => lane.name());
-        line.refusal = None;
+        line.rejected = None;
         if line.bulk_open && line.control_open {
             line.last_error = None;
             if line.reported != Some(true) {
                 line.reported = Some(true);
-                info!(logger, "peer connected"; "peer" => self.id, "url" => &self.url);
+                info!(logger, "peer connected"; "peer" => self.id, "url" => url);
             }
         }
     }
@@ -143,15 +182,14 @@ pub(super) struct Dialler {
     peer: Arc<Peer>,
     lane: Lane,
     shared: Arc<Shared>,
-    resolver: Resolver,
 }
 
 impl Dialler {
     pub(super) fn new(peer: Arc<Peer>, lane: Lane, shared: Arc<Shared>) -> Self {
-        Self { peer, lane, shared, resolver: Resolver::default() }
+        Self { peer, lane, shared }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let peer = Arc::clone(&self.peer);
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -159,7 +197,7 @@ impl Dialler {
             let mut awake = pin!(peer.awake.notified());
             awake.as_mut().enable();
             let started = Instant::now();
-            let reason = self.serve_one_stream().await;
+            let reason = self.attempt().await;
             if lock(self.peer.queue(self.lane)).is_ending() {
                 return;
             }
@@ -178,82 +216,78 @@ impl Dialler {
         }
     }
 
-    /// Connects and serves a stream until it breaks; says why it did.
-    async fn serve_one_stream(&mut self) -> String {
-        let limit = self.shared.settings.election_timeout;
-        let stream = match timeout(limit, self.resolver.connect(&self.peer.url, limit)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return format!("cannot connect: {error}"),
-            Err(_) => return format!("cannot connect within {limit:?}"),
+    /// Serves a stream at the book's URL, or where the peer says it is when nobody opens one there.
+    async fn attempt(&self) -> String {
+        let reason = self.serve_one_stream(&self.peer.url).await;
+        let elsewhere = {
+            let line = lock(&self.peer.line);
+            let opened = match self.lane {
+                Lane::Bulk => line.bulk_open,
+                Lane::Control => line.control_open,
+            };
+            line.elsewhere.clone().filter(|_| !opened)
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            return format!("cannot set up the connection: {error}");
-        }
-        let request = match self.request() {
-            Ok(request) => request,
-            Err(error) => return error,
-        };
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = match handshake {
-            Ok(both) => both,
-            Err(error) => return chain(&error),
-        };
-        let mut connection = pin!(connection);
-        let mut exchange = pin!(self.exchange(sender, request));
-        let mut ended: Option<Result<(), hyper::Error>> = None;
-        // The exchange goes first and outlives the connection: an answer that came just before
-        // the end is still worth reading.
-        let reason = loop {
-            tokio::select! {
-                biased;
-                reason = &mut exchange => break reason,
-                end = &mut connection, if ended.is_none() => ended = Some(end),
+        match elsewhere {
+            Some(url) if self.shared.streams.is_open(self.peer.id) => {
+                let there = self.serve_one_stream(&url).await;
+                format!("{reason}; at {url}: {there}")
             }
-        };
-        match ended {
-            Some(Err(error)) => format!("{reason} ({})", chain(&error)),
-            Some(Ok(())) | None => reason,
+            _ => reason,
         }
     }
 
-    fn request(&self) -> Result<Request<Outgoing>, String> {
-        let uri = format!("/raft/stream/{}", self.lane.name());
-        let body = Outgoing {
-            peer: Arc::clone(&self.peer),
-            lane: self.lane,
-            taken: Vec::new(),
-            buffer: BytesMut::new(),
-            logger: self.shared.logger.clone(),
+    /// Connects and serves a stream until it breaks; says why it did.
+    async fn serve_one_stream(&self, url: &str) -> String {
+        let served = async {
+            let stream = self.peer.connect(url, self.shared.settings.election_timeout).await?;
+            let body = Outgoing {
+                peer: Arc::clone(&self.peer),
+                lane: self.lane,
+                taken: Vec::new(),
+                buffer: BytesMut::new(),
+                logger: self.shared.logger.clone(),
+            };
+            let path = format!("/raft/stream/{}", self.lane.name());
+            let headers = self.shared.head(self.peer.id).to_headers()?;
+            let request = dial::request(Method::POST, url, &path, headers, body)?;
+            dial::converse(stream, |sender| self.exchange(sender, request, url)).await
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.parse::<Uri>().map_err(|error| error.to_string())?;
-        *request.headers_mut() = self.shared.head(self.peer.id).to_headers()?;
-        let host = self.peer.url.strip_prefix("http://").unwrap_or(&self.peer.url);
-        let host = host.parse().map_err(|_| format!("{host:?} cannot stand in a head"))?;
-        request.headers_mut().insert(header::HOST, host);
-        Ok(request)
+        match served.await {
+            Ok(never) => match never {},
+            Err(reason) => reason,
+        }
     }
 
-    /// States our head, checks the peer's, and watches over the open stream.
+    /// States our head, judges the peer's, and watches over the open stream until it breaks.
     async fn exchange(
         &self,
         mut sender: SendRequest<Outgoing>,
         request: Request<Outgoing>,
-    ) -> String {
+        url: &str,
+    ) -> Result<Infallible, String> {
+        let Shared { gate, .. } = &*self.shared;
         let silence = self.shared.silence();
         let response = match timeout(silence, sender.send_request(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return format!("no answer: {}", chain(&error)),
-            Err(_) => return format!("no answer within {silence:?}"),
+            Ok(Err(error)) => return Err(format!("no answer: {}", chain(&error))),
+            Err(_) => return Err(format!("no answer within {silence:?}")),
         };
-        let (head, mut echo) = match timeout(silence, self.check(response)).await {
+        let (head, mut echo) = match timeout(silence, self.peer.admit(gate, response)).await {
             Ok(Ok(both)) => both,
-            Ok(Err(refusal)) => return self.refused(refusal),
-            Err(_) => return format!("no whole answer within {silence:?}"),
+            Ok(Err(rejected)) => return Err(self.rejected(rejected)),
+            Err(_) => return Err(format!("no whole answer within {silence:?}")),
         };
-        self.shared.client_url(self.peer.id, head.client_url);
-        let _open = OpenStream::new(self);
+        self.shared.met(&head);
+        let _open = OpenStream::new(self, url);
+        tokio::select! {
+            broken = self.watch(&mut echo) => Err(broken),
+            rejected = gate.turns_against(&head) => Err(self.rejected(rejected)),
+        }
+    }
+
+    /// Listens to the echo; says what became of the stream.
+    async fn watch(&self, echo: &mut Incoming) -> String {
+        let silence = self.shared.silence();
         let queue = self.peer.queue(self.lane);
         let (mut turns, mut moved) = (lock(queue).progress().0, Instant::now());
         loop {
@@ -276,41 +310,18 @@ impl Dialler {
     /// still while its peer's disk is slow; then a new one would fare no better.
     fn stall(&self) -> Duration {
         match self.lane {
-            Lane::Bulk => self.shared.silence() * 5,
+            Lane::Bulk => self.shared.disk_stall(),
             Lane::Control => self.shared.silence(),
         }
     }
 
-    async fn check(&self, response: Response<Incoming>) -> Result<(Head, Incoming), HeadRefusal> {
-        let (parts, body) = response.into_parts();
-        if parts.status != StatusCode::OK {
-            // What cannot be read of the reason is not worth more than its absence.
-            let text = Limited::new(body, MAX_REASON_LEN).collect().await;
-            let text = text.map(|text| text.to_bytes()).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text).trim().replace(char::is_control, " ");
-            return Err(HeadRefusal::new(parts.status, text));
-        }
-        let settings = &self.shared.settings;
-        let head =
-            Head::check(&parts.headers, settings.cluster, settings.id).map_err(|refusal| {
-                HeadRefusal { reason: format!("its head: {}", refusal.reason), ..refusal }
-            })?;
-        if head.from != self.peer.id {
-            let reason = format!("its head: this is member {}", head.from);
-            return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason));
-        }
-        Ok((head, body))
-    }
-
     /// Tells the node once of each refusal, not at each attempt.
-    fn refused(&self, refusal: HeadRefusal) -> String {
-        let HeadRefusal { status, reason } = refusal.clone();
-        let text = format!("refused with {}: {reason}", status.as_u16());
+    fn rejected(&self, rejected: Rejected) -> String {
+        let text = rejected.to_string();
         let mut line = lock(&self.peer.line);
-        if line.refusal.as_ref() != Some(&refusal) {
-            line.refusal = Some(refusal);
-            let (peer, status) = (self.peer.id, status.as_u16());
-            self.shared.tell(Inbound::Refused { peer, status, message: reason });
+        if line.rejected.as_ref() != Some(&rejected) {
+            line.rejected = Some(rejected.clone());
+            self.shared.tell(rejected.told(self.peer.id));
         }
         text
     }
@@ -323,9 +334,9 @@ struct OpenStream<'a> {
 }
 
 impl<'a> OpenStream<'a> {
-    fn new(dialler: &'a Dialler) -> Self {
+    fn new(dialler: &'a Dialler, url: &str) -> Self {
         lock(dialler.peer.queue(dialler.lane)).open();
-        dialler.peer.opened(dialler.lane, &dialler.shared.logger);
+        dialler.peer.opened(dialler.lane, url, &dialler.shared.logger);
         Self { dialler }
     }
 }
@@ -379,58 +390,10 @@ impl Body for Outgoing {
     }
 }
 
-/// Finds a peer's addresses anew for each connection. A lookup that takes longer than an attempt
-/// is waited for by the next one, so that lookups never pile up.
-#[derive(Default)]
-struct Resolver {
-    lookup: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
-}
-
-impl Resolver {
-    async fn connect(&mut self, url: &str, limit: Duration) -> io::Result<TcpStream> {
-        let addresses = self.resolve(url).await?;
-        let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-        let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in addresses {
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last_error = error,
-                Err(_) => last_error = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(last_error)
-    }
-
-    async fn resolve(&mut self, url: &str) -> io::Result<Vec<SocketAddr>> {
-        let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/').to_owned();
-        if let Ok(address) = host.parse() {
-            return Ok(vec![address]);
-        }
-        // Only a literal is resolved on this thread; the system's lookup blocks.
-        let lookup = self.lookup.get_or_insert_with(|| {
-            tokio::task::spawn_blocking(move || Ok(host.to_socket_addrs()?.collect()))
-        });
-        let addresses = lookup.await;
-        self.lookup = None;
-        addresses.map_err(io::Error::other)?
-    }
-}
-
 /// Between half of it and all of it, so that members that lost each other together do not dial
 /// together for ever.
 fn jittered(backoff: Duration) -> Duration {
     // Without randomness the full time is right as well.
     let random = getrandom::u32().unwrap_or(u32::MAX);
     backoff / 2 + (backoff / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
-}
-
-/// An error with its sources: hyper's own text leaves the reason to them.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -1,13 +1,20 @@
 //! Whole transports over loopback sockets, and hand-made peers that misbehave.
 
+mod calls;
+mod members;
+mod snapshots;
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
+use wal::fs::MemFs;
 
+use self::snapshots::TestSinks;
 use super::frame::{Decoder, MAX_PAYLOAD};
 use super::*;
 use crate::key::{Attempt, Key};
@@ -26,6 +33,8 @@ struct Node {
     transport: Transport,
     inbox: Receiver<Inbound>,
     address: SocketAddr,
+    gate: Arc<Gate>,
+    sinks: Arc<TestSinks>,
 }
 
 fn bind() -> (TcpListener, String) {
@@ -36,9 +45,6 @@ fn bind() -> (TcpListener, String) {
 
 fn settings(id: u64, election_timeout: Duration) -> Settings {
     Settings {
-        id,
-        cluster: CLUSTER,
-        incarnation: u128::from(id),
         peer_url: format!("http://127.0.0.1:{id}"),
         client_url: format!("http://clients-of-{id}:1"),
         heartbeat_interval: election_timeout / 5,
@@ -48,14 +54,35 @@ fn settings(id: u64, election_timeout: Duration) -> Settings {
     }
 }
 
+fn logger() -> slog::Logger {
+    slog::Logger::root(slog::Discard, slog::o!())
+}
+
+/// A gate of one's own, whose incarnation is the id.
+fn gate(id: u64) -> Arc<Gate> {
+    let fs = Arc::new(MemFs::new());
+    Arc::new(Gate::open(fs, Path::new("pins"), id, u128::from(id), CLUSTER).unwrap())
+}
+
 impl Node {
     fn on(id: u64, listener: TcpListener, peers: &[(u64, String)], timeout: Duration) -> Self {
+        Self::with(gate(id), Arc::default(), settings(id, timeout), listener, peers)
+    }
+
+    fn with(
+        gate: Arc<Gate>,
+        sinks: Arc<TestSinks>,
+        mut settings: Settings,
+        listener: TcpListener,
+        peers: &[(u64, String)],
+    ) -> Self {
         let address = listener.local_addr().unwrap();
+        settings.peer_url = format!("http://{address}");
         let (tx, inbox) = unbounded();
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let (id, shared_gate, stored) = (gate.id(), Arc::clone(&gate), Arc::clone(&sinks));
         let transport =
-            Transport::start(settings(id, timeout), listener, peers, tx, logger).unwrap();
-        Self { id, transport, inbox, address }
+            Transport::start(settings, listener, peers, shared_gate, stored, tx, logger()).unwrap();
+        Self { id, transport, inbox, address, gate, sinks }
     }
 
     fn start(id: u64, peers: &[(u64, String)]) -> Self {
@@ -90,12 +117,12 @@ impl Node {
         })
     }
 
-    /// Everything but client URLs that is there or comes within a while.
+    /// Everything but what heads say that is there or comes within a while.
     fn rest(&self) -> Vec<Inbound> {
         let mut rest = Vec::new();
         loop {
             match self.inbox.recv_timeout(A_WHILE) {
-                Ok(Inbound::ClientUrl { .. }) => {}
+                Ok(Inbound::Met { .. }) => {}
                 Ok(inbound) => rest.push(inbound),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return rest,
             }
@@ -171,6 +198,7 @@ fn head(from: u64, to: u64) -> Vec<(String, String)> {
         from,
         to,
         incarnation: 5,
+        pins: BTreeMap::new(),
         peer_url: "http://127.0.0.1:9".into(),
         client_url: format!("http://clients-of-{from}:1"),
     };
@@ -262,6 +290,47 @@ impl Raw {
             line.clear();
             assert_ne!(self.socket.read_line(&mut line).unwrap(), 0, "no whole head");
         }
+    }
+
+    /// The next connection whose request begins so; the others are left open and unanswered.
+    fn accept_request(listener: &TcpListener, first: &str) -> (Self, Vec<Self>) {
+        let mut others = Vec::new();
+        loop {
+            let raw = Self::accept(listener);
+            if raw.first_line.starts_with(first) {
+                return (raw, others);
+            }
+            others.push(raw);
+        }
+    }
+
+    /// Sends a whole request whose body has this length, and only `body` of it.
+    fn request(
+        address: SocketAddr,
+        first: &str,
+        head: &[(String, String)],
+        len: usize,
+        body: &[u8],
+    ) -> Self {
+        let mut raw = Self::new(TcpStream::connect(address).unwrap());
+        let fields = head.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let fields = fields.collect::<String>();
+        let head = format!("{first} HTTP/1.1\r\nhost: a\r\n{fields}content-length: {len}\r\n\r\n");
+        raw.socket.get_mut().write_all(&[head.as_bytes(), body].concat()).unwrap();
+        raw
+    }
+
+    /// Answers with a status and a body.
+    fn answer_whole(&mut self, status: &str, head: &[(String, String)], body: &str) {
+        let fields = head.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let fields = fields.collect::<String>();
+        let len = body.len();
+        let text = format!("HTTP/1.1 {status}\r\n{fields}content-length: {len}\r\n\r\n{body}");
+        self.socket.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn ask_for_the_body(&mut self) {
+        self.socket.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
     }
 
     fn status(&self) -> u16 {
@@ -356,7 +425,7 @@ fn every_kind_of_frame_arrives() {
     let (three, _) = node_and_fake(Duration::from_secs(5));
     drop(Raw::dial_lane(&three, 9, "bulk"));
     let url = three.next("a client URL", |inbound| match inbound {
-        Inbound::ClientUrl { peer: 9, url } => Some(url),
+        Inbound::Met { peer: 9, incarnation: 5, client_url, .. } => Some(client_url),
         _ => None,
     });
     assert_eq!(url, "http://clients-of-9:1");
@@ -440,7 +509,7 @@ fn the_dialler_refuses_wrong_answers() {
         let mut refusals = 0;
         for inbound in node.rest() {
             match inbound {
-                Inbound::Refused { peer: 2, status, message } => {
+                Inbound::Distrusted { peer: 2, status, message } => {
                     assert_eq!(status, expected);
                     assert!(message.contains(reason), "{message}");
                     refusals += 1;
@@ -622,7 +691,7 @@ fn a_broken_bulk_stream_reports_once_and_returns_what_waited() {
                 unreachable += 1;
                 Some(())
             }
-            Inbound::ClientUrl { .. } => None,
+            Inbound::Met { .. } => None,
             other => panic!("{other:?}"),
         });
     }
@@ -782,8 +851,10 @@ fn wrong_settings_are_refused() {
     let start = |change: fn(&mut Settings)| {
         let mut settings = settings(1, Duration::from_secs(1));
         change(&mut settings);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        Transport::start(settings, bind().0, &[], unbounded().0, logger).err().unwrap()
+        let (gate, sinks) = (gate(1), Arc::<TestSinks>::default());
+        let started =
+            Transport::start(settings, bind().0, &[], gate, sinks, unbounded().0, logger());
+        started.err().unwrap()
     };
     let window = start(|settings| settings.max_entry_bytes = 2 << 20);
     assert!(window.to_string().contains("window"), "{window}");
@@ -800,13 +871,9 @@ fn accepting_survives_errors() {
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
     let (inbox, _inbound) = unbounded();
-    let shared = Arc::new(Shared {
-        settings: settings(1, Duration::from_secs(1)),
-        inbox,
-        logger: slog::Logger::root(slog::Discard, slog::o!()),
-        peers: Mutex::default(),
-        streams: Streams::default(),
-    });
+    let settings = settings(1, Duration::from_secs(1));
+    let sinks = Arc::<TestSinks>::default();
+    let shared = Arc::new(Shared::new(settings, gate(1), sinks, inbox, logger()));
     let client = thread::spawn(move || {
         let mut raw = Raw::new(TcpStream::connect(address).unwrap());
         raw.socket.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
@@ -838,7 +905,7 @@ fn accepting_survives_errors() {
 #[test]
 fn connections_are_bounded() {
     let node = Node::start(1, &[]);
-    let idle = [(); 64].map(|()| TcpStream::connect(node.address).unwrap());
+    let idle = [(); listener::MORE_CONNECTIONS].map(|()| TcpStream::connect(node.address).unwrap());
     let mut beyond = Raw::new(TcpStream::connect(node.address).unwrap());
     assert_eq!(beyond.read_end(), b"");
     drop(idle);

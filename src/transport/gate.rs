@@ -1,0 +1,429 @@
+//! The gate: who may talk to this member, and whom it talks to.
+//!
+//! Every head is judged here, request and response alike. What the judgement rests on: our
+//! cluster, the address book's view of who is removed and which data directory registered under
+//! which id, and pins, the incarnation under which each other member was first met. Members tell
+//! each other their pins, so that one that lost its data directory is found out by anybody who
+//! met it before, or who met one that did.
+//!
+//! An unknown sender of the right cluster is let in: our own book may be the stale one, and a
+//! vote counts whatever our book says of the voter. What this cannot see: a member that was wiped
+//! while everyone who knew it was away.
+//!
+//! Invariants:
+//! - G1 Nothing is delivered from or sent to a member whose pin is not durable, or in the book.
+//! - G2 A pin never changes. Ours says nothing of ourselves.
+//! - G3 Nobody is told 403 or 410 for what is our own fault: who knows *us* by another
+//!   incarnation gets a 412, because what it says of us is not true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::{fmt, io};
+
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use wal::fs::Fs;
+
+use super::head::{self, Claim, Head, HeadRefusal, Kind};
+use super::{Inbound, lock};
+use crate::{Error, pins};
+
+/// Shared by the listener, the diallers and the node's loop.
+pub(crate) struct Gate {
+    id: u64,
+    incarnation: u128,
+    fs: Arc<dyn Fs>,
+    path: PathBuf,
+    rules: watch::Sender<Rules>,
+    /// Held while the file of pins is replaced, on threads that may block only.
+    writing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    /// 0 while it is not known.
+    cluster: u64,
+    /// What is in the file.
+    pins: BTreeMap<u64, u128>,
+    /// The incarnations that registered; they come from the log and the snapshots.
+    book: BTreeMap<u64, u128>,
+    removed: BTreeSet<u64>,
+}
+
+impl Rules {
+    fn incarnation_of(&self, id: u64) -> Option<u128> {
+        self.book.get(&id).or_else(|| self.pins.get(&id)).copied()
+    }
+}
+
+/// Why there will be no conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rejected {
+    /// The other side is not one to talk to.
+    Them(HeadRefusal),
+    /// The other side does not talk to us, or would not if it knew what we are.
+    Us(HeadRefusal),
+}
+
+impl Rejected {
+    /// What the other side is told (G3).
+    pub(super) fn answer(self) -> HeadRefusal {
+        match self {
+            Rejected::Them(refusal) => refusal,
+            Rejected::Us(refusal) => {
+                HeadRefusal { status: StatusCode::PRECONDITION_FAILED, ..refusal }
+            }
+        }
+    }
+
+    /// What the node is told of a conversation with `peer`.
+    pub(super) fn told(self, peer: u64) -> Inbound {
+        let (Rejected::Them(refusal) | Rejected::Us(refusal)) = &self;
+        let (status, message) = (refusal.status.as_u16(), refusal.reason.clone());
+        match self {
+            Rejected::Them(_) => Inbound::Distrusted { peer, status, message },
+            Rejected::Us(_) => Inbound::Refused { peer, status, message },
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, Rejected::Them(refusal) | Rejected::Us(refusal)) = match self {
+            Rejected::Them(_) => ("its answer is refused", self),
+            Rejected::Us(_) => ("refused", self),
+        };
+        write!(f, "{what} with {}: {}", refusal.status.as_u16(), refusal.reason)
+    }
+}
+
+impl From<HeadRefusal> for Rejected {
+    fn from(refusal: HeadRefusal) -> Self {
+        Rejected::Them(refusal)
+    }
+}
+
+impl Gate {
+    /// Reads the file of pins at `path`, which need not exist, for member `id`. A `cluster` of 0
+    /// is not known yet: nobody is let in before [`set_cluster`](Self::set_cluster).
+    ///
+    /// # Errors
+    ///
+    /// The file is damaged or cannot be read.
+    pub(crate) fn open(
+        fs: Arc<dyn Fs>,
+        path: &Path,
+        id: u64,
+        incarnation: u128,
+        cluster: u64,
+    ) -> Result<Self, Error> {
+        let pins = match wal::fs::read_file(&*fs, path, pins::MAX_FILE_BYTES) {
+            Ok(bytes) => pins::decode(&bytes).map_err(|what| {
+                Error::Corrupt(format!("{} {what}; restore it from a copy", path.display()))
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => {
+                let path = path.to_path_buf();
+                return Err(Error::Unusable { operation: "read", path, source });
+            }
+        };
+        let rules = watch::Sender::new(Rules { cluster, pins, ..Rules::default() });
+        let (path, writing) = (path.to_path_buf(), Mutex::new(()));
+        Ok(Self { id, incarnation, fs, path, rules, writing })
+    }
+
+    /// The cluster became known. It never changes after that.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn set_cluster(&self, cluster: u64) {
+        self.rules.send_modify(|rules| {
+            assert!(rules.cluster == 0 || rules.cluster == cluster, "G: another cluster");
+            rules.cluster = cluster;
+        });
+    }
+
+    /// What the address book says from now on. The streams of those who are removed, or turn out
+    /// to be another incarnation, end.
+    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    pub(crate) fn set_book(&self, incarnations: BTreeMap<u64, u128>, removed: BTreeSet<u64>) {
+        self.rules.send_modify(|rules| (rules.book, rules.removed) = (incarnations, removed));
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn is_removed(&self, id: u64) -> bool {
+        self.rules.borrow().removed.contains(&id)
+    }
+
+    /// Who we are, for anyone who asks.
+    pub(super) fn claim(&self) -> Claim {
+        let cluster = self.rules.borrow().cluster;
+        Claim { cluster, id: self.id, incarnation: self.incarnation }
+    }
+
+    /// The pins to state to a member. When a head cannot hold all of them, the one that it must
+    /// hold is the member's own.
+    pub(super) fn pins_for(&self, to: u64) -> BTreeMap<u64, u128> {
+        let rules = self.rules.borrow();
+        let mut pins = rules.pins.clone();
+        pins.extend(&rules.book);
+        pins.retain(|id, _| *id != self.id && !rules.removed.contains(id));
+        while pins.len() > head::MAX_PINS {
+            let last = pins.keys().rev().find(|id| **id != to).copied();
+            last.and_then(|last| pins.remove(&last));
+        }
+        pins
+    }
+
+    /// Judges a head, and pins its sender and whom it vouches for before anything is delivered
+    /// or sent (G1). An answer must also be that of the member who was asked.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        asked: Option<u64>,
+    ) -> Result<Head, Rejected> {
+        let head = Head::parse(headers, Kind::Member)?;
+        if asked.is_some_and(|asked| asked != head.from) {
+            let reason = format!("this is member {}", head.from);
+            return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason).into());
+        }
+        let news = {
+            let rules = self.rules.borrow();
+            self.judge(&rules, &head)?;
+            self.news(&rules, &head)
+        };
+        if news.is_empty() {
+            return Ok(head);
+        }
+        let gate = Arc::clone(self);
+        let pinned = spawn_blocking(move || gate.pin(&head).map(|()| head)).await;
+        pinned.unwrap_or_else(|_| {
+            let reason = "this member is stopping".to_owned();
+            Err(HeadRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason).into())
+        })
+    }
+
+    /// Judges the head of a request to join. Its sender is not pinned: that it was told of us is
+    /// no proof that it ever was a member.
+    pub(super) fn admit_joining(&self, headers: &HeaderMap) -> Result<Head, HeadRefusal> {
+        let head = Head::parse(headers, Kind::Joining)?;
+        let rules = self.rules.borrow();
+        self.judge_sender(&rules, &head)?;
+        Ok(head)
+    }
+
+    /// Returns once the sender of a head that was admitted would not be any more.
+    pub(super) async fn turns_against(&self, head: &Head) -> Rejected {
+        let mut rules = self.rules.subscribe();
+        loop {
+            if let Err(rejected) = self.judge(&rules.borrow_and_update(), head) {
+                return rejected;
+            }
+            rules.changed().await.expect("the gate owns the sender and is borrowed");
+        }
+    }
+
+    fn judge(&self, rules: &Rules, head: &Head) -> Result<(), Rejected> {
+        let foreign = |reason| HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason);
+        if rules.cluster != 0 && head.cluster != rules.cluster {
+            let (ours, theirs) = (rules.cluster, head.cluster);
+            return Err(foreign(format!("this is cluster {ours:016x}, not {theirs:016x}")).into());
+        }
+        if head.to != self.id {
+            return Err(foreign(format!("this is member {}, not {}", self.id, head.to)).into());
+        }
+        self.judge_sender(rules, head)?;
+        let known = head.pins.get(&self.id);
+        if let Some(known) = known.filter(|known| **known != self.incarnation) {
+            let message = format!(
+                "member {} knows member {} by another data directory ({known:032x}, not {:032x}): \
+                 what this one voted for and acknowledged before is lost; remove it from the \
+                 cluster, then let it join under a new id",
+                head.from, self.id, self.incarnation
+            );
+            return Err(Rejected::Us(HeadRefusal::new(StatusCode::FORBIDDEN, message)));
+        }
+        Ok(())
+    }
+
+    fn judge_sender(&self, rules: &Rules, head: &Head) -> Result<(), HeadRefusal> {
+        let from = head.from;
+        if from == self.id {
+            let reason = format!("this is member {from} itself");
+            return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason));
+        }
+        if rules.cluster == 0 {
+            let reason = format!("member {} has not joined its cluster yet", self.id);
+            return Err(HeadRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason));
+        }
+        if rules.removed.contains(&from) {
+            let reason = format!(
+                "member {from} was removed from the cluster; removed ids never return, so join \
+                 under a new one"
+            );
+            return Err(HeadRefusal::new(StatusCode::GONE, reason));
+        }
+        let pinned = rules.incarnation_of(from);
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != head.incarnation) {
+            let reason = format!(
+                "member {from} is known by another data directory ({pinned:032x}, not {:032x}): \
+                 what it voted for and acknowledged before is lost; remove it from the cluster, \
+                 then let it join under a new id",
+                head.incarnation
+            );
+            return Err(HeadRefusal::new(StatusCode::FORBIDDEN, reason));
+        }
+        Ok(())
+    }
+
+    /// The pins that an admitted head adds to ours.
+    fn news(&self, rules: &Rules, head: &Head) -> BTreeMap<u64, u128> {
+        let mut news = head.pins.clone();
+        news.insert(head.from, head.incarnation);
+        news.retain(|id, _| {
+            *id != self.id && !rules.removed.contains(id) && rules.incarnation_of(*id).is_none()
+        });
+        news
+    }
+
+    /// Judges once more, for another may have been first, and makes the news durable. Blocks.
+    fn pin(&self, head: &Head) -> Result<(), Rejected> {
+        let _writing = lock(&self.writing);
+        let (mut pins, news) = {
+            let rules = self.rules.borrow();
+            self.judge(&rules, head)?;
+            (rules.pins.clone(), self.news(&rules, head))
+        };
+        if news.is_empty() {
+            return Ok(());
+        }
+        pins.extend(news);
+        let broken = |reason| HeadRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason);
+        if pins.len() > pins::MAX_PINS {
+            return Err(broken(format!("no more than {} pins are kept", pins::MAX_PINS)).into());
+        }
+        wal::fs::write_file_durably(&*self.fs, &self.path, &pins::encode(&pins))
+            .map_err(|error| broken(format!("cannot write {}: {error}", self.path.display())))?;
+        self.rules.send_modify(|rules| rules.pins = pins);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wal::fs::{Fault, MemFs, Op};
+
+    use super::*;
+
+    const PATH: &str = "pins";
+
+    fn head(from: u64, incarnation: u128, pins: &[(u64, u128)]) -> Head {
+        let (peer_url, client_url) = ("http://a:1".into(), String::new());
+        let pins = pins.iter().copied().collect();
+        Head { cluster: 7, from, to: 1, incarnation, pins, peer_url, client_url }
+    }
+
+    fn admit(gate: &Arc<Gate>, head: &Head) -> Result<Head, Rejected> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(gate.admit(&head.to_headers().unwrap(), None))
+    }
+
+    fn gate(fs: &MemFs, cluster: u64) -> Arc<Gate> {
+        Arc::new(Gate::open(Arc::new(fs.clone()), Path::new(PATH), 1, 11, cluster).unwrap())
+    }
+
+    fn status(result: Result<Head, Rejected>) -> (u16, bool) {
+        match result {
+            Ok(_) => (200, false),
+            Err(Rejected::Them(refusal)) => (refusal.status.as_u16(), false),
+            Err(us @ Rejected::Us(_)) => (us.answer().status.as_u16(), true),
+        }
+    }
+
+    /// One table of who is let in, and what those who are not are told.
+    #[test]
+    fn heads_are_judged() {
+        let gate = gate(&MemFs::new(), 7);
+        gate.set_book([(2, 22), (3, 33)].into(), [9].into());
+        assert!(admit(&gate, &head(4, 44, &[(5, 55)])).is_ok());
+        let table = [
+            ("registered", head(2, 22, &[]), 200),
+            ("registered otherwise", head(2, 23, &[]), 403),
+            ("pinned", head(4, 44, &[(1, 11)]), 200),
+            ("pinned otherwise", head(4, 45, &[]), 403),
+            ("vouched for", head(5, 55, &[]), 200),
+            ("vouched for otherwise", head(5, 56, &[]), 403),
+            ("never heard of", head(6, 66, &[]), 200),
+            ("removed", head(9, 99, &[]), 410),
+            ("ourselves", head(1, 11, &[]), 412),
+            ("of another cluster", Head { cluster: 8, ..head(2, 22, &[]) }, 412),
+            ("for another", Head { to: 3, ..head(2, 22, &[]) }, 412),
+            ("differs on a third", head(2, 22, &[(3, 34)]), 200),
+        ];
+        for (who, head, expected) in table {
+            assert_eq!(status(admit(&gate, &head)), (expected, false), "{who}");
+        }
+        assert_eq!(status(admit(&gate, &head(2, 22, &[(1, 12)]))), (412, true), "we are wiped");
+        assert_eq!(gate.pins_for(2), [(2, 22), (3, 33), (4, 44), (5, 55), (6, 66)].into());
+    }
+
+    /// Without a cluster nobody can be told apart from a stranger, not even to join.
+    #[test]
+    fn nobody_is_let_in_before_the_cluster_is_known() {
+        let gate = gate(&MemFs::new(), 0);
+        assert_eq!(status(admit(&gate, &head(2, 22, &[]))), (503, false));
+        assert_eq!(gate.claim().cluster, 0);
+        gate.set_cluster(7);
+        assert_eq!(status(admit(&gate, &head(2, 22, &[]))), (200, false));
+        let joining = |head: Head| {
+            let headers = Head { cluster: 0, to: 0, ..head }.to_headers().unwrap();
+            gate.admit_joining(&headers).map_err(|refusal| refusal.status.as_u16()).map(|_| ())
+        };
+        gate.set_book(BTreeMap::new(), [9].into());
+        assert_eq!(joining(head(2, 23, &[])), Err(403));
+        assert_eq!(joining(head(9, 1, &[])), Err(410));
+        assert_eq!(joining(head(1, 1, &[])), Err(412));
+        assert_eq!(joining(head(3, 1, &[])), Ok(()));
+        assert!(!gate.pins_for(2).contains_key(&3), "pinned by asking to join");
+    }
+
+    /// A pin must outlive the process that took it, and nobody is let in when it cannot (G1).
+    #[test]
+    fn pins_are_durable_before_anyone_is_let_in() {
+        let fs = MemFs::new();
+        let first = gate(&fs, 7);
+        assert!(admit(&first, &head(2, 22, &[(3, 33)])).is_ok());
+        let again = gate(&fs, 7);
+        assert_eq!(again.pins_for(2), [(2, 22), (3, 33)].into());
+        assert_eq!(status(admit(&again, &head(3, 34, &[]))), (403, false));
+        fs.inject(Op::Sync, 0, Fault::Error(5));
+        assert_eq!(status(admit(&again, &head(4, 44, &[]))), (500, false));
+        assert!(!again.pins_for(2).contains_key(&4));
+        assert!(admit(&again, &head(4, 45, &[])).is_ok(), "nobody was pinned by what failed");
+    }
+
+    /// A damaged file must not read as "nobody was met".
+    #[test]
+    fn a_damaged_file_of_pins_is_refused() {
+        let fs = MemFs::new();
+        wal::fs::write_file_durably(&fs, Path::new(PATH), b"raftpins").unwrap();
+        let error = Gate::open(Arc::new(fs), Path::new(PATH), 1, 11, 7).err().unwrap();
+        assert!(matches!(&error, Error::Corrupt(what) if what.starts_with("pins ")), "{error}");
+    }
+
+    /// More pins than a head holds: the one that matters to its reader is there.
+    #[test]
+    fn a_head_holds_the_pin_of_its_addressee() {
+        let gate = gate(&MemFs::new(), 7);
+        let all = (2..2 + 2 * head::MAX_PINS as u64).map(|id| (id, 1)).collect::<BTreeMap<_, _>>();
+        gate.set_book(all.clone(), BTreeSet::new());
+        for to in [2, *all.last_key_value().unwrap().0] {
+            let pins = gate.pins_for(to);
+            assert!(pins.len() == head::MAX_PINS && pins.contains_key(&to), "{to}");
+        }
+    }
+}
