@@ -201,7 +201,6 @@ pub(crate) enum Request {
 }
 
 /// A membership change on its way to the leader.
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) struct ChangeRequest {
     pub(crate) change: Change,
     pub(crate) options: ChangeOptions,
@@ -220,7 +219,6 @@ impl ChangeRequest {
 }
 
 /// Somebody wants a snapshot of everything that is applied now.
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) struct SnapshotWish {
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<SnapshotTaken>,
@@ -492,7 +490,6 @@ pub enum Commit {
 pub(crate) type WriteState = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
 
 /// A consumer's answer to a [`SnapshotRequest`].
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) struct Captured {
     pub(crate) header: Header,
     /// None: the consumer declined, or dropped the request.

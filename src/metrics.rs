@@ -166,7 +166,6 @@ impl Metrics {
 }
 
 /// What the loop and its helpers record.
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 impl Metrics {
     /// A batch of the log became durable.
     pub(crate) fn sync(&self, took: Duration) {

@@ -528,7 +528,7 @@ impl Loop {
                 }
                 Inbound::Unreachable { peer } => core.unreachable(peer),
                 Inbound::Unsent { attempt } => core.unsent(attempt),
-                Inbound::Met { peer, incarnation, client_url, .. } => {
+                Inbound::Met { peer, incarnation, client_url } => {
                     core.met(peer, incarnation);
                     shared.update(|status| {
                         status.client_urls.insert(peer, client_url);
@@ -544,7 +544,7 @@ impl Loop {
                     _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
                         "why" => message),
                 },
-                Inbound::Snapshot { message, received, reply, .. } => {
+                Inbound::Snapshot { message, received, reply } => {
                     let result = core.receive_snapshot(*message, received, send)?;
                     // The sender may have gone: raft has the snapshot all the same.
                     reply.send(result).ok();

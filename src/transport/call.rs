@@ -42,7 +42,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) enum CallResult {
     /// What the other node said.
     Answer(Bytes),
@@ -57,7 +56,6 @@ pub(crate) enum CallResult {
 pub(crate) struct CallReply(oneshot::Sender<Bytes>);
 
 impl CallReply {
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn answer(self, answer: Bytes) {
         // A caller that gave up is not waited for.
         self.0.send(answer).ok();

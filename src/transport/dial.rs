@@ -158,7 +158,8 @@ pub(super) async fn refusal(status: StatusCode, body: Incoming) -> HeadRefusal {
 /// A body that is not begun before the peer asks for it. It must not be empty: nobody asks for
 /// nothing.
 pub(super) struct OnceAsked<B> {
-    asked: oneshot::Receiver<()>,
+    /// Gone once it has told.
+    asked: Option<oneshot::Receiver<()>>,
     begun: Arc<AtomicBool>,
     body: B,
 }
@@ -166,7 +167,7 @@ pub(super) struct OnceAsked<B> {
 /// Holds the body of `request` back until the peer asks for it; `begun` tells since when.
 pub(super) fn once_asked<B>(request: Request<B>, begun: Arc<AtomicBool>) -> Request<OnceAsked<B>> {
     let (ask, asked) = oneshot::channel();
-    let mut request = request.map(|body| OnceAsked { asked, begun, body });
+    let mut request = request.map(|body| OnceAsked { asked: Some(asked), begun, body });
     request.headers_mut().insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     let ask = Mutex::new(Some(ask));
     hyper::ext::on_informational(&mut request, move |response| {
@@ -189,12 +190,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for OnceAsked<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        if let Some(asked) = &mut this.asked {
+            let asked = std::task::ready!(Pin::new(asked).poll(context)).is_ok();
+            this.asked = None;
+            this.begun.store(asked, Ordering::Relaxed);
+        }
         if !this.begun.load(Ordering::Relaxed) {
-            match Pin::new(&mut this.asked).poll(context) {
-                Poll::Ready(Ok(())) => this.begun.store(true, Ordering::Relaxed),
-                // Without an answer nobody asks any more; the exchange is about to end.
-                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Pending,
-            }
+            // There was an answer instead: nobody asks any more, and the exchange is about to end.
+            return Poll::Pending;
         }
         Pin::new(&mut this.body).poll_frame(context)
     }

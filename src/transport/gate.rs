@@ -108,7 +108,7 @@ impl From<HeadRefusal> for Rejected {
 
 impl Gate {
     /// Reads the file of pins at `path`, which need not exist, for member `id`. A `cluster` of 0
-    /// is not known yet: nobody is let in before [`set_cluster`](Self::set_cluster).
+    /// is not known yet: nobody is let in then.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl Gate {
     }
 
     /// The cluster became known. It never changes after that.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
+    #[cfg(test)]
     pub(crate) fn set_cluster(&self, cluster: u64) {
         self.rules.send_modify(|rules| {
             assert!(rules.cluster == 0 || rules.cluster == cluster, "G: another cluster");
@@ -146,7 +146,6 @@ impl Gate {
 
     /// What the address book says from now on. The streams of those who are removed, or turn out
     /// to be another incarnation, end.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn set_book(&self, incarnations: BTreeMap<u64, u128>, removed: BTreeSet<u64>) {
         self.rules.send_modify(|rules| (rules.book, rules.removed) = (incarnations, removed));
     }

@@ -28,7 +28,6 @@ mod dial;
 mod frame;
 mod gate;
 mod head;
-#[allow(dead_code, reason = "used by the node's start, which follows")]
 pub(crate) mod join;
 mod listener;
 mod peer;
@@ -105,7 +104,6 @@ pub(crate) struct Settings {
 
 /// What the transport tells the loop.
 #[derive(Debug)]
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) enum Inbound {
     /// A frame from another member of this cluster; `from` is what its head said, and what a
     /// message inside says.
@@ -116,7 +114,7 @@ pub(crate) enum Inbound {
     Unsent { attempt: Attempt },
     /// What a head says of its sender, now that it was admitted. Told at each head, in either
     /// direction.
-    Met { peer: u64, incarnation: u128, peer_url: String, client_url: String },
+    Met { peer: u64, incarnation: u128, client_url: String },
     /// A peer does not take our streams, or would not if it knew what we are: 403 means that it
     /// knows us by another data directory, 410 that it knows us as removed. A dialler tells it
     /// once until that changes.
@@ -127,7 +125,6 @@ pub(crate) enum Inbound {
     SnapshotReport { to: u64, result: Result<(), String> },
     /// A snapshot that arrived whole. The sender is told of success by an `Ok` only.
     Snapshot {
-        from: u64,
         message: Box<Message>,
         received: Received,
         reply: oneshot::Sender<Result<(), String>>,
@@ -257,8 +254,8 @@ impl Shared {
 
     fn met(&self, head: &Head) {
         let Head { from: peer, incarnation, .. } = *head;
-        let (peer_url, client_url) = (head.peer_url.clone(), head.client_url.clone());
-        self.tell(Inbound::Met { peer, incarnation, peer_url, client_url });
+        let client_url = head.client_url.clone();
+        self.tell(Inbound::Met { peer, incarnation, client_url });
     }
 
     /// A request was not let in: what its sender is told. The node is told only what concerns it.
@@ -448,7 +445,6 @@ impl Transport {
 
     /// Sends a snapshot, and reports what became of it exactly once. At most one is on its way to
     /// each peer.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn send_snapshot(&self, to: u64, message: Message, source: Box<dyn SnapshotSource>) {
         let sending = Sending::new(Arc::clone(&self.shared), to);
         // Locked until the task is where its end can be asked for.
@@ -463,13 +459,11 @@ impl Transport {
     }
 
     /// The snapshots that are being sent, and those that are being received.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn transfers(&self) -> (Vec<Transfer>, Vec<Transfer>) {
         (self.shared.sending.transfers(), self.shared.receiving.transfers())
     }
 
     /// Asks a member something; the answer comes with the same tag, exactly once.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn call(&self, to: u64, tag: u64, body: Bytes, deadline: std::time::Instant) {
         let call = Call::new(Arc::clone(&self.shared), tag);
         let peer = lock(&self.shared.peers).get(&to).map(|dialled| Arc::clone(&dialled.peer));
@@ -478,7 +472,6 @@ impl Transport {
 
     /// Asks whoever listens at `url` who it is; the answer comes with the same tag, exactly once
     /// and within about a second.
-    #[allow(dead_code, reason = "used by the node's loop, which follows")]
     pub(crate) fn probe(&self, url: &str, tag: u64) {
         self.runtime.spawn(Probe::new(Arc::clone(&self.shared), tag).run(url.to_owned()));
     }

@@ -21,7 +21,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "used by the node's loop, which follows")]
 pub(crate) enum ProbeResult {
     /// Nobody listens, or whoever does says nothing in time.
     Nobody,

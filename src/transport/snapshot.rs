@@ -15,7 +15,8 @@
 //!
 //! Files are read and written on threads that may block, a few megabytes ahead of the socket at
 //! most. What a file holds and what its checksum covers is the node's business: it hands in
-//! sources and sinks. No transfer has a total limit; one that stands still is given up.
+//! sources and sinks. No transfer has a total limit; one that stands still is given up. A reason
+//! to give up in the middle of the file may be lost with the connection: the receiver logs it.
 //!
 //! Invariants:
 //! - Z1 Each snapshot that is to be sent gets exactly one [`Inbound::SnapshotReport`], whatever
@@ -182,7 +183,7 @@ impl Place {
         }
     }
 
-    fn end(&self, result: Result<(), &str>) {
+    fn end(&self, result: &Result<(), String>) {
         let Progress { started, index, .. } = &*self.progress;
         let (index, took) = (index.load(Ordering::Relaxed), started.elapsed());
         match result {
@@ -267,7 +268,7 @@ impl Drop for Sending {
     fn drop(&mut self) {
         let result = std::mem::replace(&mut self.result, Ok(()));
         if let Some(place) = self.place.take() {
-            place.end(result.as_ref().map(|()| ()).map_err(String::as_str));
+            place.end(&result);
             // The node may try again as soon as it hears: there must be room by then.
             place.leave();
         }
@@ -434,7 +435,7 @@ pub(super) async fn receive(
         Ok(received) => step(shared, head, message, received, patience(len)).await,
         Err(reason) => Err(reason),
     };
-    place.end(result.as_ref().map(|()| ()).map_err(String::as_str));
+    place.end(&result);
     // The sender may come again as soon as it is answered: there must be room by then.
     drop(place);
     result.map_err(|reason| HeadRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
@@ -551,7 +552,7 @@ async fn step(
 ) -> Result<(), String> {
     let (reply, replied) = oneshot::channel();
     let message = Box::new(message);
-    shared.tell(Inbound::Snapshot { from: head.from, message, received, reply });
+    shared.tell(Inbound::Snapshot { message, received, reply });
     match timeout(patience, replied).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err("the node did not take the snapshot".into()),

@@ -213,7 +213,6 @@ fn crash_everywhere(
             let id = prepare(&mut cluster, leader);
             cluster.member(id).fs.inject(Op::Any, nth, Fault::Stop);
             let Err(Failed) = script(&mut cluster, id) else {
-                println!("every one of {nth} operations");
                 assert!(nth > 100, "the script did little on the disk: {nth} operations");
                 return;
             };

@@ -46,7 +46,7 @@ fn a_call_that_reaches_nobody_was_not_sent() {
     let (gone, url) = bind();
     drop(gone);
     let node = Node::start(1, &[(2, url)]);
-    let mut expect = |why: &str| {
+    let expect = |why: &str| {
         let (_, result) = next_result(&node);
         assert!(matches!(&result, CallResult::NotSent(text) if text.contains(why)), "{result:?}");
     };
