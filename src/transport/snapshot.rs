@@ -432,7 +432,7 @@ pub(super) async fn receive(
     place.begin(message.get_snapshot().get_metadata().index);
     let result = store(shared, &place, bytes, checksum).await;
     let result = match result {
-        Ok(received) => step(shared, head, message, received, patience(len)).await,
+        Ok(received) => step(shared, message, received, patience(len)).await,
         Err(reason) => Err(reason),
     };
     place.end(&result);
@@ -545,7 +545,6 @@ fn write(
 /// Hands what was received to the node and waits for what it says.
 async fn step(
     shared: &Shared,
-    head: &Head,
     message: Message,
     received: Received,
     patience: Duration,
