@@ -240,6 +240,7 @@ impl Node {
             _wake_tx: wake_tx,
             commits: commits_tx,
             stopping: None,
+            removed: None,
             leaderless_since: Instant::now(),
             logger: logger.clone(),
         };
@@ -390,6 +391,8 @@ struct Loop {
     commits: Sender<Commit>,
     next_tick: Instant,
     stopping: Option<Stopping>,
+    /// What this member was told when it heard that the cluster has removed it.
+    removed: Option<String>,
     leaderless_since: Instant,
     logger: Logger,
 }
@@ -493,7 +496,8 @@ impl Loop {
         for done in self.done.try_iter() {
             core.done(done)?;
         }
-        if now >= self.next_tick {
+        let is_tick = now >= self.next_tick;
+        if is_tick {
             self.metrics.tick_late(now - self.next_tick);
             core.tick(now, send)?;
             // Ticks that were missed are not made up for: a loop that was late is not to hurry
@@ -504,11 +508,16 @@ impl Loop {
         core.finish_turn(send)?;
         self.flush_commits()?;
         self.hand_out(now)?;
+        if is_tick {
+            self.show_transport();
+        }
         self.core.show(&self.shared);
         self.complain(now);
-        let removed = self.core.book().removed.contains(&self.config.id).then(|| {
-            Error::Removed(format!("member {} was removed from the cluster", self.config.id))
-        });
+        if self.core.book().removed.contains(&self.config.id) {
+            let why = format!("member {} was removed from the cluster", self.config.id);
+            self.removed.get_or_insert(why);
+        }
+        let removed = self.removed.clone().map(Error::Removed);
         let turn = if shutdown || removed.is_some() { self.stop(now, removed) } else { Turn::Next };
         self.shared.turn_ended(now);
         Ok(turn)
@@ -539,7 +548,9 @@ impl Loop {
                         "why" => message);
                 }
                 Inbound::Refused { peer, status, message } => match status {
-                    410 => return Err(Error::Removed(message)),
+                    410 => {
+                        self.removed.get_or_insert(message);
+                    }
                     403 => return Err(Error::LostData(message)),
                     _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
                         "why" => message),
@@ -567,6 +578,16 @@ impl Loop {
             }
         }
         Ok(bytes)
+    }
+
+    /// Shows what is under way between the members.
+    fn show_transport(&self) {
+        let (sending, receiving) = self.transport.transfers();
+        let peers = self.transport.peers().into_iter();
+        let links = peers.map(|peer| (peer.id, peer.link)).collect();
+        self.shared.update(|status| {
+            (status.sending, status.receiving, status.links) = (sending, receiving, links);
+        });
     }
 
     /// Gives what the core wants done to those who do it.
@@ -599,11 +620,6 @@ impl Loop {
             self.book_version = self.core.book_version();
             introduce(self.core.book(), &self.config, &self.gate, &self.transport);
         }
-        let (sending, receiving) = self.transport.transfers();
-        self.shared.update(|status| {
-            status.sending = sending;
-            status.receiving = receiving;
-        });
         Ok(())
     }
 
@@ -635,7 +651,7 @@ impl Loop {
         }
         self.leaderless_since = now;
         let unreachable: Vec<String> = (self.transport.peers().into_iter())
-            .filter(|peer| !peer.connected)
+            .filter(|peer| !peer.link.connected)
             .map(|peer| {
                 let why = peer.last_error.unwrap_or_else(|| "not tried yet".into());
                 format!("{} {} ({why})", peer.id, peer.url)

@@ -70,6 +70,7 @@ pub(crate) use self::probe::ProbeResult;
 use self::queue::Lane;
 use self::snapshot::{Moving, Sending};
 pub(crate) use self::snapshot::{SnapshotSink, SnapshotSinks, SnapshotSource};
+use crate::Link;
 use crate::Transfer;
 use crate::key::Attempt;
 use crate::snapshot::Received;
@@ -166,9 +167,8 @@ impl Drop for Permit {
 pub(crate) struct PeerStatus {
     pub(crate) id: u64,
     pub(crate) url: String,
-    /// Both lanes have a stream.
-    pub(crate) connected: bool,
-    /// Why not, when not.
+    pub(crate) link: Link,
+    /// Why it is not connected, when it is not.
     pub(crate) last_error: Option<String>,
 }
 

@@ -36,6 +36,7 @@ use super::gate::{Gate, Rejected};
 use super::head::Head;
 use super::queue::{Lane, Queue, Queued, Taken};
 use super::{Inbound, PeerStatus, Shared, lock};
+use crate::Link;
 
 /// What is handed to the connection at once, in bytes: large enough that a system call costs
 /// little beside it, small enough that a commit index does not wait long behind it.
@@ -131,13 +132,18 @@ impl Peer {
     }
 
     pub(super) fn status(&self) -> PeerStatus {
-        let line = lock(&self.line);
-        PeerStatus {
-            id: self.id,
-            url: self.url.clone(),
-            connected: line.bulk_open && line.control_open,
-            last_error: line.last_error.clone(),
+        let mut link = Link::default();
+        for queue in [&self.bulk, &self.control] {
+            let queue = lock(queue);
+            let (waiting, taken) = queue.bytes();
+            link.queued_bytes += waiting;
+            link.sent_bytes += taken;
+            link.dropped += queue.dropped();
         }
+        let line = lock(&self.line);
+        link.connected = line.bulk_open && line.control_open;
+        let (url, last_error) = (self.url.clone(), line.last_error.clone());
+        PeerStatus { id: self.id, url, link, last_error }
     }
 
     fn opened(&self, lane: Lane, url: &str, logger: &slog::Logger) {

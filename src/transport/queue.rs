@@ -100,6 +100,7 @@ pub(super) struct Queue {
     waker: Option<Waker>,
     /// How often the stream has taken something.
     turns: u64,
+    taken_bytes: u64,
     dropped: u64,
 }
 
@@ -126,6 +127,7 @@ impl Queue {
             last_append: None,
             waker: None,
             turns: 0,
+            taken_bytes: 0,
             dropped: 0,
         }
     }
@@ -186,6 +188,7 @@ impl Queue {
             && let Some(queued) = self.frames.pop_front()
         {
             taken += queued.len.max(1);
+            self.taken_bytes += queued.len as u64;
             self.bytes -= queued.len;
             if append_range(&queued.frame).is_some() {
                 self.appends -= 1;
@@ -234,6 +237,11 @@ impl Queue {
     /// How many frames were lost before any stream took them.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// How many bytes wait, and how many streams have taken.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.bytes as u64, self.taken_bytes)
     }
 
     fn purge_appends(&mut self) {

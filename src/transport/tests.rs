@@ -91,7 +91,7 @@ impl Node {
 
     fn wait_connected(&self, to: u64) {
         eventually(&format!("{} connects to {to}", self.id), || {
-            self.transport.peers().iter().any(|peer| peer.id == to && peer.connected)
+            self.transport.peers().iter().any(|peer| peer.id == to && peer.link.connected)
         });
     }
 
@@ -520,7 +520,7 @@ fn the_dialler_refuses_wrong_answers() {
         }
         assert_eq!(refusals, 1);
         let status = &node.transport.peers()[0];
-        assert!(!status.connected && status.last_error.as_ref().unwrap().contains("refused"));
+        assert!(!status.link.connected && status.last_error.as_ref().unwrap().contains("refused"));
     }
 }
 
@@ -776,7 +776,7 @@ fn a_restarted_peer_is_reached_again() {
     let (one, two) = pair();
     let address = two.address;
     two.transport.shutdown();
-    eventually("the loss is noticed", || !one.transport.peers()[0].connected);
+    eventually("the loss is noticed", || !one.transport.peers()[0].link.connected);
     let peers = [(1, format!("http://{}", one.address))];
     let listener = TcpListener::bind(address).unwrap();
     let two = Node::on(2, listener, &peers, Duration::from_secs(5));
@@ -812,7 +812,7 @@ fn peers_are_added_moved_and_removed() {
     assert_eq!(moved[1].read_frame(), heartbeat(1, 2, 3));
     // The same list changes nothing.
     node.transport.set_peers(&[(2, there_url)]);
-    assert!(node.transport.peers()[0].connected);
+    assert!(node.transport.peers()[0].link.connected);
     node.transport.set_peers(&[]);
     assert!(node.transport.peers().is_empty());
     moved.iter_mut().for_each(|raw| drop(raw.read_end()));

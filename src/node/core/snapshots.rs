@@ -16,7 +16,7 @@
 //! - B3 A file that is on its way to a peer is not purged, nor the log after it.
 //! - B4 raft hears exactly once what became of a snapshot that it sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,8 +122,10 @@ pub(super) struct Snapshots {
     wishes: Vec<Wished>,
     /// raft wants to send one, and the newest does not do.
     is_wanted: bool,
-    /// The index of the snapshot on its way to each peer.
+    /// The index of the snapshot on its way to each peer, or delivered a moment ago: until the
+    /// peer acknowledges it, the log after it is what the peer needs next.
     sending: BTreeMap<u64, u64>,
+    delivered: BTreeSet<u64>,
     to_send: Vec<Sending>,
     /// The file that belongs to the snapshot in raft's hands.
     received: Option<Received>,
@@ -161,6 +163,7 @@ impl Snapshots {
             wishes: Vec::new(),
             is_wanted: false,
             sending: BTreeMap::new(),
+            delivered: BTreeSet::new(),
             to_send: Vec::new(),
             received: None,
             is_deleting: false,
@@ -389,8 +392,9 @@ impl Core {
         if snapshots.is_deleting {
             return Ok(());
         }
-        let policy = snapshots.policy;
-        let mut through = newest.index.saturating_sub(policy.catchup_entries).min(oldest.index);
+        let (oldest, newest, policy) = (oldest.index, newest.index, snapshots.policy);
+        self.forget_delivered();
+        let mut through = newest.saturating_sub(policy.catchup_entries).min(oldest);
         if self.raw.raft.state == StateRole::Leader {
             let live = self.live();
             let progress = self.raw.raft.prs().iter();
@@ -399,8 +403,8 @@ impl Core {
             through = through.min(matched.filter(|m| *m > 0).min().unwrap_or(through));
         }
         let forced = self.raw.store().wal().release_point(policy.retain_bytes);
-        through = through.max(forced).min(newest.index);
-        let sending = snapshots.sending.values().min().copied();
+        through = through.max(forced).min(newest);
+        let sending = self.snapshots.sending.values().min().copied();
         through = through.min(sending.unwrap_or(through));
         let doomed = self.raw.mut_store().wal_mut().release(through);
         if let Some(doomed) = doomed.map_err(|error| Error::Disk(error.to_string()))? {
@@ -410,12 +414,34 @@ impl Core {
         Ok(())
     }
 
-    /// raft sends a snapshot: the newest, whose file goes with the message.
+    /// Peers that have acknowledged the snapshot they were given need no more care than others;
+    /// nor do those that went away.
+    fn forget_delivered(&mut self) {
+        let (live, progress) = (self.live(), self.raw.raft.prs());
+        let leads = self.raw.raft.state == StateRole::Leader;
+        let Snapshots { sending, delivered, .. } = &mut self.snapshots;
+        delivered.retain(|peer| {
+            let matched = progress.get(*peer).map_or(0, |progress| progress.matched);
+            let waits = sending.get(peer).is_some_and(|index| matched < *index);
+            let keeps = leads && waits && live.contains(peer);
+            if !keeps {
+                sending.remove(peer);
+            }
+            keeps
+        });
+    }
+
+    /// raft sends a snapshot, whose file goes with the message.
     pub(super) fn send_snapshot(&mut self, message: Message) {
-        let index = message.get_snapshot().get_metadata().index;
+        let (to, index) = (message.to, message.get_snapshot().get_metadata().index);
         let kept = self.snapshots.kept.iter().find(|kept| kept.index == index);
-        let path = kept.expect("B2: raft sends a snapshot that is kept").path.clone();
-        self.snapshots.sending.insert(message.to, index);
+        let Some(path) = kept.map(|kept| kept.path.clone()) else {
+            // A newer one has replaced it since raft wrote the message: it is to ask again.
+            self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            return;
+        };
+        self.snapshots.delivered.remove(&to);
+        self.snapshots.sending.insert(to, index);
         self.snapshots.to_send.push(Sending { message, path });
     }
 
@@ -437,7 +463,11 @@ impl Core {
             }
         };
         self.metrics.snapshot_sent(result);
-        self.snapshots.sending.remove(&to);
+        if result.is_ok() {
+            self.snapshots.delivered.insert(to);
+        } else {
+            self.snapshots.sending.remove(&to);
+        }
         self.raw.report_snapshot(to, status);
         self.snapshots.purge();
         self.release()

@@ -171,7 +171,7 @@ fn a_member_that_the_book_does_not_name_is_dialled_back() {
     assert!(stale.transport.peers().is_empty(), "a guest is no peer");
     // Its book catches up: the lines that are open stay.
     stale.transport.set_peers(&[(2, format!("http://{}", newcomer.address))]);
-    assert!(stale.transport.peers()[0].connected);
+    assert!(stale.transport.peers()[0].link.connected);
 }
 
 /// Guests are bounded, and forgotten when they have gone.
