@@ -1,7 +1,7 @@
-//! Everything that raft-rs leaves out: an event loop, a write-ahead log, a transport, exact
-//! outcomes and linearizable reads, behind a handle and a commit channel.
+//! Everything that raft-rs leaves out: an event loop, a write-ahead log, snapshots, a transport,
+//! membership changes, exact outcomes and linearizable reads, behind a handle and a commit channel.
 //!
-//! A node has two inputs, proposals and reads, and one ordered output, commits:
+//! Proposals, reads and changes go in through the handle; commits come out, in one order:
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;

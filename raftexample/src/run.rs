@@ -77,16 +77,15 @@ impl Failure {
         Self::new(CANNOT_START, format!("{what}: {error}"))
     }
 
-    /// One line, in the form that whoever reads standard error expects.
+    /// In the form that whoever reads standard error expects.
     fn print(&self, format: Format) {
         match format {
             Format::Json => {
                 crit!(logging::last_words(format), "{}", self.message; "exit_code" => self.code);
             }
             Format::Term => {
-                let line = self.message.replace('\n', " ");
                 // Nobody is left to tell when standard error is closed.
-                writeln!(io::stderr().lock(), "raftexample: {line}").ok();
+                writeln!(io::stderr().lock(), "raftexample: {}", self.message).ok();
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use wal::fs::Fs;
 
+use crate::identity;
 use crate::snapshot::{self, Announced, Incoming, Outgoing, Received};
 use crate::transport::{SnapshotSink, SnapshotSinks, SnapshotSource};
 
@@ -20,7 +21,10 @@ pub(super) struct Sinks {
 
 impl Sinks {
     pub(super) fn new(fs: Arc<dyn Fs>, directory: PathBuf, cluster: u64) -> Self {
-        Self { fs, directory, cluster, count: AtomicU64::new(0) }
+        // Serials begin anywhere: a node that was stopped in this process may not be done with its
+        // own last file.
+        let count = AtomicU64::new(u64::from_le_bytes(identity::random()));
+        Self { fs, directory, cluster, count }
     }
 }
 
@@ -28,7 +32,7 @@ impl SnapshotSinks for Sinks {
     fn begin(&self, from: u64, len: u64, checksum: u64) -> io::Result<Box<dyn SnapshotSink>> {
         // Serials tell what is received apart from what is taken, which has 0, and from what was
         // given up a moment ago and is still being removed. The index is in the file itself.
-        let serial = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let serial = self.count.fetch_add(1, Ordering::Relaxed).max(1);
         let path = self.directory.join(snapshot::temporary_name(0, from, serial));
         let announced = Announced { cluster: self.cluster, bytes: len, checksum };
         Ok(Box::new(Sink(Incoming::begin(&self.fs, &path, announced)?)))
