@@ -207,6 +207,12 @@ impl Core {
         &self.book
     }
 
+    /// Everything that was committed when this process started is published: the book is no older
+    /// than it was then.
+    pub(crate) fn has_replayed(&self) -> bool {
+        self.published >= self.commit_at_start
+    }
+
     #[cfg(test)]
     pub(crate) fn hard_state(&self) -> &HardState {
         self.raw.store().hard_state()
@@ -796,7 +802,7 @@ impl Core {
             status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
             status.commit_queue_bytes = self.outgoing_bytes;
             status.taking_snapshot = self.snapshots.is_taking();
-            if status.book_version != self.book_version {
+            if status.book_version != self.book_version && self.has_replayed() {
                 status.book_version = self.book_version;
                 status.book.clone_from(&self.book);
             }

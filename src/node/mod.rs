@@ -113,7 +113,7 @@ impl Node {
 
     fn begin(
         config: Config,
-        mut listener: Option<TcpListener>,
+        listener: Option<TcpListener>,
         logger: &Logger,
         stop: &AtomicBool,
     ) -> Result<(Node, Channels), Error> {
@@ -121,27 +121,9 @@ impl Node {
         let logger = logger.clone();
         let fs: Arc<dyn Fs> =
             if config.in_memory { Arc::new(MemFs::volatile()) } else { Arc::new(DiskFs) };
-        let directory = Directory::inspect(Arc::clone(&fs), &config)?;
-        let is_empty = directory.is_empty();
-        let own = config.founders.iter().find(|founder| founder.id == config.id);
-        let mut own_url = own.map(|founder| founder.url.clone()).unwrap_or_default();
-        let bind = |url: &str, listener: Option<TcpListener>| match listener {
-            Some(listener) => Ok(listener),
-            None => bind(&config, url),
-        };
-        // A directory that is empty is filled only once the address is bound.
-        let early = if is_empty { Some(bind(&own_url, listener.take())?) } else { None };
-        let mut register = |identity: &Identity| join::register(&config, identity, stop, &logger);
-        let recovered = directory.open(&config, &mut register, stop, &logger);
-        let Recovered { identity, storage, header, latest, snapshot, kept, lock } =
-            recovered.map_err(|error| with_commands(error, &config))?;
-        if let Some(member) = latest.members.get(&config.id) {
-            own_url.clone_from(&member.url);
-        }
-        let listener = match early {
-            Some(listener) => listener,
-            None => bind(&own_url, listener)?,
-        };
+        let (recovered, listener, own_url) = take_place(&fs, &config, listener, &logger, stop)
+            .map_err(|error| with_commands(error, &config))?;
+        let Recovered { identity, storage, header, latest, snapshot, kept, lock } = recovered;
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
         let peer_address = listener.local_addr().map_err(unknown)?;
         let listening = |source| Error::Listen { address: peer_address.to_string(), source };
@@ -175,11 +157,10 @@ impl Node {
         .map_err(listening)?;
         introduce(&latest, &config, &gate, &transport);
 
-        let book = header.book;
         let status = Status {
             id: config.id,
             cluster_id: identity.cluster,
-            book: book.clone(),
+            book: latest,
             client_urls: [(config.id, config.client_url.clone())].into(),
             ..Status::default()
         };
@@ -212,7 +193,7 @@ impl Node {
             kept,
             storage,
             cluster: identity.cluster,
-            book,
+            book: header.book,
             pins: gate.pins(),
             restore,
             captured: captured_tx,
@@ -274,11 +255,46 @@ impl Node {
     }
 }
 
+/// Opens the data directory and binds the peer address; also gives this member's own URL. A
+/// directory that is empty is filled only once the address is bound; one that has been used says
+/// itself which address that is.
+fn take_place(
+    fs: &Arc<dyn Fs>,
+    config: &Config,
+    mut listener: Option<TcpListener>,
+    logger: &Logger,
+    stop: &AtomicBool,
+) -> Result<(Recovered, TcpListener, String), Error> {
+    let directory = Directory::inspect(Arc::clone(fs), config)?;
+    let own = config.founders.iter().find(|founder| founder.id == config.id);
+    let mut own_url = own.map(|founder| founder.url.clone()).unwrap_or_default();
+    if directory.is_empty() && listener.is_none() {
+        listener = Some(bind(config, &own_url)?);
+    }
+    let mut register = |identity: &Identity| join::register(config, identity, stop, logger);
+    let recovered = directory.open(config, &mut register, stop, logger)?;
+    if let Some(member) = recovered.latest.members.get(&config.id) {
+        own_url.clone_from(&member.url);
+    }
+    let listener = match listener {
+        Some(listener) => listener,
+        None => bind(config, &own_url)?,
+    };
+    Ok((recovered, listener, own_url))
+}
+
 /// Listens on the configured address, or on the host and port of this member's own URL.
 fn bind(config: &Config, own_url: &str) -> Result<TcpListener, Error> {
     if let Some(address) = config.peer_listen {
         let failed = |source| Error::Listen { address: address.to_string(), source };
         return TcpListener::bind(address).map_err(failed);
+    }
+    if own_url.is_empty() {
+        return Err(Error::Config(format!(
+            "member {} has joined but has not been sent a snapshot yet: start it with the \
+             --cluster that it joined with",
+            config.id
+        )));
     }
     let address = own_url.trim_start_matches("http://").to_owned();
     TcpListener::bind(&*address).map_err(|source| Error::Listen { address, source })
@@ -616,7 +632,7 @@ impl Loop {
                 Ask::Probe { url, tag } => self.transport.probe(&url, tag),
             }
         }
-        if self.book_version != self.core.book_version() {
+        if self.book_version != self.core.book_version() && self.core.has_replayed() {
             self.book_version = self.core.book_version();
             introduce(self.core.book(), &self.config, &self.gate, &self.transport);
         }
