@@ -355,6 +355,12 @@ impl Core {
         }
     }
 
+    /// Proposes what no leader's judgement would let through.
+    #[cfg(test)]
+    pub(crate) fn propose_unjudged(&mut self, change: &ConfChange) {
+        self.propose_change(change, None);
+    }
+
     /// Applies a committed change, which has just been published.
     pub(super) fn publish_change(&mut self, entry: &Entry) {
         let result = self.apply_change(entry);

@@ -1,5 +1,7 @@
 //! The membership changes while messages are lost, leaders change and members crash.
 
+use raft::eraftpb::{ConfChange, ConfChangeType};
+
 use super::*;
 
 fn add(id: u64) -> Change {
@@ -76,6 +78,26 @@ fn the_leader_hands_over_before_it_goes() {
     let new = cluster.leader().unwrap();
     assert_ne!(new, leader);
     cluster.write(new, 3);
+}
+
+/// A leader that applies its own removal all the same, because a hand-over raced with it, steps
+/// down: raft-rs would have it lead on, block every election, and panic at the next answer.
+#[test]
+fn a_leader_that_applies_its_own_removal_steps_down() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 13);
+    let old = cluster.elect();
+    cluster.write(old, 3);
+    let mut change = ConfChange::default();
+    change.set_change_type(ConfChangeType::RemoveNode);
+    change.node_id = old;
+    cluster.member(old).core.propose_unjudged(&change);
+    cluster.ticks(3);
+    assert!(!cluster.member(old).core.leads());
+    assert!(cluster.member(old).core.book().removed.contains(&old));
+    cluster.cut.insert(old);
+    let new = cluster.elect();
+    cluster.write(new, 3);
+    assert!(cluster.member(new).core.book().removed.contains(&old));
 }
 
 /// A demoted leader hands over too, and learns on.

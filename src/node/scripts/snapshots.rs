@@ -103,6 +103,34 @@ fn a_restore_answers_unknown() {
     assert!(cluster.member(follower).log.values().any(|data| &data[..] == b"mine"));
 }
 
+/// A consumer that has taken nothing for long is given the state instead of what led to it.
+#[test]
+fn a_restore_replaces_what_was_not_taken() {
+    let mut cluster = Cluster::with(taking(50), 8);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.ticks(20);
+    cluster.member(follower).consumes = false;
+    let mut pending = cluster.propose(follower, "mine");
+    cluster.settle();
+    cluster.write(leader, 20);
+    assert!(cluster.member(follower).core.has_commits());
+    cluster.cut.insert(follower);
+    cluster.ticks(120);
+    cluster.write(leader, 2000);
+    cluster.cut.clear();
+    cluster.ticks(120);
+    let outcome = pending.try_wait();
+    assert_eq!(outcome, Some(Outcome::Unknown(Unknown::Restored)));
+    let core = &mut cluster.member(follower).core;
+    let first = core.next_commit().unwrap();
+    assert!(matches!(first, Commit::Restore(_)), "{first:?}");
+    core.return_commit(first);
+    cluster.member(follower).consumes = true;
+    cluster.ticks(5);
+    cluster.assert_same_logs();
+}
+
 /// B1: while one is being written no other is asked for, and the node does not care how long it
 /// takes.
 #[test]
