@@ -131,6 +131,50 @@ fn a_restore_replaces_what_was_not_taken() {
     cluster.assert_same_logs();
 }
 
+/// B3: however much is written while a snapshot is on its way, its file and the log after it stay,
+/// and stay until its receiver has acknowledged it: one snapshot is enough.
+#[test]
+fn what_a_snapshot_on_its_way_needs_is_kept() {
+    let mut cluster = Cluster::with(taking(50), 9);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    cluster.ticks(120);
+    cluster.write(leader, 1000);
+    cluster.cut.clear();
+    let mut held = None;
+    while held.is_none() {
+        cluster.turn(leader, true).unwrap();
+        cluster.now += Duration::from_millis(10);
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            match wire {
+                Wire::Snapshot(..) => held = Some((from, to, wire)),
+                wire => cluster.deliver(from, to, wire).unwrap(),
+            }
+        }
+    }
+    let sent = cluster.member(leader).shared.status().snapshot_index;
+    cluster.write(leader, 1000);
+    let status = cluster.member(leader).shared.status();
+    assert!(status.snapshot_index > sent + 900 && status.first_index <= sent + 1, "{status:?}");
+    let name = format!("{sent:016x}.snap");
+    let files = snapshot_files(cluster.member(leader));
+    assert!(files.iter().any(|file| file.ends_with(&name)), "{sent:x} is not in {files:?}");
+    let (from, to, wire) = held.unwrap();
+    cluster.deliver(from, to, wire).unwrap();
+    // The report of success overtakes the acknowledgement.
+    let reports = cluster.network.iter().rposition(|(.., w)| matches!(w, Wire::SnapshotReport(_)));
+    let report = reports.and_then(|at| cluster.network.remove(at)).unwrap();
+    let rest = std::mem::take(&mut cluster.network);
+    cluster.deliver(report.0, report.1, report.2).unwrap();
+    cluster.network.extend(rest);
+    cluster.ticks(100);
+    assert_eq!(cluster.member(follower).n_restored, 2, "more than one snapshot was needed");
+    cluster.assert_same_logs();
+    cluster.write(leader, 200);
+    assert!(cluster.member(leader).shared.status().first_index > sent + 1, "kept for ever");
+}
+
 /// B1: while one is being written no other is asked for, and the node does not care how long it
 /// takes.
 #[test]
