@@ -135,13 +135,16 @@ fn a_restore_replaces_what_was_not_taken() {
 /// and stay until its receiver has acknowledged it: one snapshot is enough.
 #[test]
 fn what_a_snapshot_on_its_way_needs_is_kept() {
-    let mut cluster = Cluster::with(taking(50), 9);
+    let mut recipe = taking(50);
+    recipe.policy.retain_bytes = 3 * recipe.segment_bytes;
+    let mut cluster = Cluster::with(recipe, 9);
     let leader = cluster.elect();
-    let follower = cluster.follower();
-    cluster.cut.insert(follower);
-    cluster.ticks(120);
-    cluster.write(leader, 1000);
-    cluster.cut.clear();
+    cluster.write(leader, 100);
+    // Of a new member raft knows nothing yet that could hold the log back.
+    let add = Change::Add { id: 4, url: url(4), wants: MemberRole::Learner };
+    cluster.changed(leader, add);
+    cluster.join(4);
+    let follower = 4;
     let mut held = None;
     while held.is_none() {
         cluster.turn(leader, true).unwrap();
@@ -167,6 +170,7 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     let report = reports.and_then(|at| cluster.network.remove(at)).unwrap();
     let rest = std::mem::take(&mut cluster.network);
     cluster.deliver(report.0, report.1, report.2).unwrap();
+    cluster.write(leader, 200);
     cluster.network.extend(rest);
     cluster.ticks(100);
     assert_eq!(cluster.member(follower).n_restored, 2, "more than one snapshot was needed");
