@@ -79,6 +79,54 @@ fn a_member_behind_the_log_gets_a_snapshot() {
     assert_eq!(cluster.member(follower).log.len(), 2000);
 }
 
+/// B3 and N5: files that must stay because they are on their way to peers do not cost the newest
+/// one its place: the log vouches for that one.
+#[test]
+fn the_newest_snapshot_is_never_purged() {
+    let mut recipe = taking(50);
+    recipe.policy.keep = 1;
+    let mut cluster = Cluster::with(recipe, 21);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    cluster.ticks(200);
+    cluster.write(leader, 2000);
+    cluster.cut.clear();
+    // The follower is offered a snapshot, which then moves slowly.
+    let mut moving = Vec::new();
+    for _ in 0..300 {
+        cluster.now += Duration::from_millis(10);
+        for id in 1..=3 {
+            cluster.turn(id, true).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            if let Wire::Snapshot(..) = wire {
+                moving.push((from, to, wire));
+            } else {
+                cluster.deliver(from, to, wire).unwrap();
+            }
+        }
+    }
+    assert_eq!(moving.len(), 1);
+    for _ in 0..200 {
+        let pending = cluster.propose(leader, vec![0x55; 64]);
+        for id in 1..=3 {
+            cluster.turn(id, false).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+        applied(pending);
+    }
+    let member = cluster.member(leader);
+    let newest = member.shared.status().snapshot_index;
+    let files = snapshot_files(member);
+    assert!(
+        files.iter().any(|name| name.ends_with(&format!("-{newest:016x}.snap"))),
+        "the newest snapshot is {newest}, the files are {files:?}"
+    );
+}
+
 /// What a member had in flight when a snapshot covered it has an unknown outcome, not a wrong one.
 #[test]
 fn a_restore_answers_unknown() {
