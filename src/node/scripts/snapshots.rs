@@ -302,3 +302,28 @@ fn uncommitted(cluster: &mut Cluster, leader: u64) -> u64 {
     cluster.elect();
     leader
 }
+
+/// A file whose header contradicts itself is refused before anything is made of it.
+#[test]
+fn a_header_that_contradicts_itself_is_refused() {
+    let mut cluster = Cluster::with(taking(0), 22);
+    let leader = cluster.elect();
+    cluster.ticks(10);
+    let follower = cluster.follower();
+    let term = cluster.member(leader).core.hard_state().term;
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let book = Book::founding(&founders());
+    let mut header = snapshot::Header::genesis(cluster.member(leader).cluster, book);
+    (header.index, header.term) = (500, term);
+    header.book.members.remove(&leader);
+    let path = Path::new("/forged");
+    let file = snapshot::write(&fs, path, &header, |_| Ok(())).unwrap();
+    let bytes = wal::fs::read_file(&*fs, path, file.bytes).unwrap();
+    let mut message = Message { from: leader, to: follower, term, ..Message::default() };
+    message.set_msg_type(raft::eraftpb::MessageType::MsgSnapshot);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (500, term);
+    metadata.set_conf_state(header.conf_state.clone());
+    let taken = cluster.receive_snapshot(leader, follower, message, &bytes).unwrap();
+    assert!(taken.is_err());
+}
