@@ -242,3 +242,23 @@ fn a_late_founder_is_welcome() {
     cluster.ticks(20);
     cluster.assert_same_logs();
 }
+
+/// Two election timeouts are for the others to object: they begin when a majority was met, not
+/// when this member was alone.
+#[test]
+fn a_founder_that_was_alone_for_long_still_listens() {
+    let mut recipe = Recipe::founder(&[1, 2, 3]);
+    let all = std::mem::take(&mut recipe.founders);
+    let mut cluster = Cluster::with(recipe.clone(), 15);
+    recipe.founders = all;
+    cluster.start(1, MemFs::new(), &recipe).unwrap();
+    cluster.ticks(1000);
+    cluster.start(2, MemFs::new(), &recipe).unwrap();
+    cluster.ticks(50);
+    let mut vote = Message { from: 2, to: 1, term: 9, index: 1, log_term: 1, ..Message::default() };
+    vote.set_msg_type(raft::eraftpb::MessageType::MsgRequestVote);
+    cluster.deliver(2, 1, Wire::Frame(Frame::Raft(vote))).unwrap();
+    let hard = cluster.member(1).core.hard_state();
+    assert_eq!((hard.term, hard.vote), (1, 0), "it votes before the third could object");
+    cluster.elect();
+}
