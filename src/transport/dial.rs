@@ -150,11 +150,7 @@ where
 /// The status and the text of a response that is not what was hoped for. What ends a member counts
 /// only when it is said `by` a member: the address may have become a stranger's, whose 403 means
 /// something else.
-pub(super) async fn refusal(
-    status: StatusCode,
-    by: Option<Claim>,
-    body: Incoming,
-) -> HeadRefusal {
+pub(super) async fn refusal(status: StatusCode, by: Option<Claim>, body: Incoming) -> HeadRefusal {
     let ends = matches!(status, StatusCode::FORBIDDEN | StatusCode::GONE);
     let status = if ends && by.is_none() { StatusCode::BAD_GATEWAY } else { status };
     // What cannot be read of the reason is not worth more than its absence.
