@@ -69,6 +69,9 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
         MsgAppendResponse if message.term == view.term && message.index > view.last_index => {
             Verdict::Drop("an acknowledgement of what was never sent")
         }
+        MsgAppendResponse if message.request_snapshot != 0 => {
+            Verdict::Drop("a wish for a snapshot, which no member has")
+        }
         MsgReadIndex | MsgReadIndexResp => {
             let context = message.entries.first().map(|entry| &entry.data);
             if message.entries.len() == 1 && context.is_some_and(|c| c.len() == Key::LEN) {
@@ -213,6 +216,7 @@ mod tests {
             message(MsgReadIndex, |m| m.term = 0),
             message(MsgReadIndexResp, |m| m.index = 11),
             message(MsgAppendResponse, |m| m.index = 11),
+            message(MsgAppendResponse, |m| m.request_snapshot = 5),
             message(MsgTimeoutNow, |m| m.from = 3),
             snapshot(|s| s.index = 0),
             snapshot(|s| s.index = u64::MAX),

@@ -300,7 +300,9 @@ impl Core {
     /// Steps a message that passes the wall; otherwise says why it does not.
     fn step(&mut self, message: Message, send: Send<'_>) -> Result<Result<(), String>, Error> {
         if self.founding.is_some() {
-            return Ok(Err("this founder has not met the others yet".into()));
+            let reason = "a message to a founder that has not met the others";
+            self.count_drop(reason, &message);
+            return Ok(Err(reason.into()));
         }
         let raft = &self.raw.raft;
         let view = vet::View {
@@ -829,7 +831,8 @@ impl Core {
 }
 
 /// A founder with a fresh data directory cannot know whether it is one for the first time, or has
-/// lost what it acknowledged. Until the other founders have had their say it does nothing that
+/// lost what it acknowledged. Until all other founders have had their say, or a majority has and
+/// the rest had two election timeouts for it, it does nothing that
 /// counts: it neither votes, nor acknowledges, nor campaigns. One that was here before is refused
 /// by those who knew it.
 struct Founding {
@@ -848,12 +851,13 @@ impl Founding {
     }
 
     fn is_over(&mut self, book: &Book, ticks: u64, election_ticks: u64) -> bool {
-        let (founders, met) =
-            (book.voters().count(), book.voters().filter(|id| self.met.contains(id)).count());
-        if met > founders / 2 {
+        // Members that took the place of founders count as well: this one may come so late that
+        // none of the others is left, and they hand on whom they have met.
+        if self.met.len() > book.voters().count() / 2 {
             self.majority_at.get_or_insert(ticks);
         }
-        met == founders || self.majority_at.is_some_and(|since| ticks >= since + 2 * election_ticks)
+        let all = book.voters().all(|id| self.met.contains(&id));
+        all || self.majority_at.is_some_and(|since| ticks >= since + 2 * election_ticks)
     }
 }
 

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use wal::fs::Fs;
 
 use super::core::{Done, Task, write_captured};
+use super::panic_text;
 use crate::channel::{Captured, WriteState};
 
 pub(super) struct Workers {
@@ -43,7 +44,7 @@ impl Workers {
             move || {
                 for task in task_rx {
                     // The loop may have ended: then nobody waits for it.
-                    done.send(task.run(&*fs)).ok();
+                    done.send(guarded(|| task.run(&*fs))).ok();
                 }
             }
         })?;
@@ -56,15 +57,16 @@ impl Workers {
                 };
                 let Ok(Captured { header, write }) = captured else { return };
                 let write = write.map(|write| interruptible(write, Arc::clone(&stopped)));
+                let captured = Captured { header, write };
                 // As above.
-                done.send(write_captured(&fs, &snap_dir, Captured { header, write })).ok();
+                done.send(guarded(|| write_captured(&fs, &snap_dir, captured))).ok();
             }
         })?;
         Ok(Self { tasks, stopped, stop, threads: vec![chores, writer] })
     }
 
     pub(super) fn submit(&self, task: Task) {
-        // Its thread ends only after this sender has gone, or by a panic that was printed.
+        // Its thread ends only after this sender has gone.
         self.tasks.send(task).ok();
     }
 
@@ -79,6 +81,11 @@ impl Workers {
             thread.join().ok();
         }
     }
+}
+
+/// A panic here must not leave the loop waiting for ever for what it has asked for.
+fn guarded(work: impl FnOnce() -> Done) -> Done {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Done::Panicked(panic_text(&*panic)))
 }
 
 /// The consumer's own code, which may panic, and must not keep a node from stopping.

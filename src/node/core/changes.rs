@@ -177,7 +177,8 @@ impl Core {
     /// Takes a membership change in; [`finish_turn`](Core::finish_turn) moves it on.
     pub(crate) fn change(&mut self, request: ChangeRequest) {
         let waiting = Waiting { request, not_before: 0, patience: None, is_probed: false };
-        if self.changes.waiting.len() >= MAX_WAITING {
+        let Changes { waiting: queue, called, probed, .. } = &self.changes;
+        if queue.len() + called.len() + probed.len() >= MAX_WAITING {
             let message = format!("{MAX_WAITING} membership changes are waiting already");
             waiting.refuse(ChangeRefusalKind::Overloaded, message);
         } else {

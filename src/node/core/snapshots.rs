@@ -67,6 +67,8 @@ pub(crate) enum Done {
     Deleted(wal::Result<wal::Released>),
     /// [`Task::Prepare`].
     Prepared(wal::Result<wal::Prepared>),
+    /// It has panicked, and nobody knows how far it had come.
+    Panicked(String),
 }
 
 /// Why there is no snapshot.
@@ -299,6 +301,7 @@ impl Core {
                 warn!(self.logger, "cannot prepare a segment"; "error" => %error);
             }
             Done::Removed(_, Ok(())) => {}
+            Done::Panicked(what) => return Err(Error::Invariant(what)),
         }
         Ok(())
     }
@@ -437,6 +440,13 @@ impl Core {
     /// raft sends a snapshot, whose file goes with the message.
     pub(super) fn send_snapshot(&mut self, message: Message) {
         let (to, index) = (message.to, message.get_snapshot().get_metadata().index);
+        let is_moving =
+            self.snapshots.sending.contains_key(&to) && !self.snapshots.delivered.contains(&to);
+        if is_moving {
+            // One of an earlier leadership: it holds on to its file until it has arrived (B3).
+            self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            return;
+        }
         let kept = self.snapshots.kept.iter().find(|kept| kept.index == index);
         let Some(path) = kept.map(|kept| kept.path.clone()) else {
             // A newer one has replaced it since raft wrote the message: it is to ask again.

@@ -341,3 +341,31 @@ fn a_member_without_a_book_dials_whom_it_was_told_of() {
     book.members.remove(&1);
     assert_eq!(dialled(&book), [2, 3]);
 }
+
+/// A founder that never came, of a cluster whose other founders were replaced meanwhile: it is
+/// still a voter, and must become a useful one when it comes.
+#[test]
+fn a_founder_that_comes_after_the_others_went_is_welcome() {
+    let mut recipe = Recipe::founder(&[1, 2, 3]);
+    let all = std::mem::take(&mut recipe.founders);
+    let mut cluster = Cluster::with(recipe.clone(), 13);
+    recipe.founders = all;
+    cluster.recipe = recipe.clone();
+    for id in [1, 2] {
+        cluster.start(id, MemFs::new(), &recipe).unwrap();
+    }
+    let mut leader = cluster.elect();
+    for (old, new) in [(1, 4), (2, 5)] {
+        done(cluster.changed(leader, add(new)));
+        cluster.join(new);
+        cluster.ticks(200);
+        done(cluster.changed(leader, Change::Remove { id: old }));
+        cluster.ticks(20);
+        cluster.members.remove(&old);
+        leader = cluster.elect();
+    }
+    cluster.write(leader, 10);
+    cluster.start(3, MemFs::new(), &recipe).unwrap();
+    cluster.ticks(2000);
+    cluster.assert_same_logs();
+}
