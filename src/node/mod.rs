@@ -170,8 +170,9 @@ impl Node {
             max_pending_bytes: config.max_pending_bytes,
             max_entry_bytes: config.max_entry_bytes,
         };
-        let places = usize::try_from(config.max_pending).unwrap_or(usize::MAX);
-        let (requests_tx, requests) = crossbeam_channel::bounded(places.saturating_add(1));
+        // Admission bounds it. A bounded channel would keep what was sent at the last moment for as
+        // long as there is a handle, and whoever waits for that would never hear of the end.
+        let (requests_tx, requests) = crossbeam_channel::unbounded();
         let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
         let (wake_tx, wake) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
