@@ -564,6 +564,7 @@ impl Core {
 
             if let Some(soft) = ready.ss() {
                 self.role_changed(soft);
+                self.changes.wake();
                 self.last_soft = SoftState { ..*soft };
             }
             if let Some(hard) = ready.hs() {

@@ -683,9 +683,15 @@ impl Loop {
         let stopping = self.stopping.get_or_insert_with(|| {
             let handed_to = self.core.hand_over();
             info!(self.logger, "stopping"; "handing_over_to" => handed_to);
+            let mut patience = self.config.shutdown_timeout;
+            if let Some(Error::Removed(_)) = why {
+                // Nobody talks to us any more: what is on its way stays unknown.
+                patience = patience.min(self.config.election_timeout);
+                self.core.tell_removed();
+            }
             Stopping {
                 why,
-                deadline: now + self.config.shutdown_timeout,
+                deadline: now + patience,
                 handing_over: handed_to.map(|_| now + self.config.election_timeout),
             }
         });
