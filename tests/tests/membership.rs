@@ -17,9 +17,9 @@ const MIN_ACKNOWLEDGED: usize = 1_000;
 /// Leadership is handed over at a removal: nobody waits for an election timeout.
 const NEW_LEADER_WITHIN: Duration = Duration::from_secs(2);
 
+#[allow(clippy::print_stderr, reason = "the test harness shows it when the test fails")]
 fn rng() -> Rng {
     let seed = Rng::seed_from_env(SEED);
-    // Shown by the test harness when the test fails.
     eprintln!("{SEED}={seed}");
     Rng::new(seed)
 }
