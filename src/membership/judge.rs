@@ -152,7 +152,9 @@ fn plan(wish: &Wish, book: &Book, view: &View<'_>) -> Result<Option<ConfChange>,
                 let at_once = *wants == MemberRole::Learner || view.caught_up.contains(&id);
                 changed.role = if at_once { *wants } else { member.role };
             }
-            Ok((changed != *member).then(|| conf_change(id, &changed)))
+            // Made even when nothing changes here: a leader that was deposed and does not know it
+            // must not say that what another has changed since is so already.
+            Ok(Some(conf_change(id, &changed)))
         }
         Wish::Change(Change::Remove { .. }) => {
             if book.removed.contains(&id) {
@@ -343,17 +345,16 @@ mod tests {
         }
     }
 
-    /// What is so already needs no entry.
+    /// What is so already, and cannot be undone, needs no entry; what can be undone is made again.
     #[test]
-    fn repeated_wishes_are_nothing() {
-        for wish in [
-            remove(9),
-            join(4, 44, "http://d:1"),
-            wants(4, MemberRole::Voter),
-            wants(2, MemberRole::Voter),
-            moves(2, "http://b:1"),
-        ] {
+    fn repeated_wishes_change_nothing() {
+        for wish in [remove(9), join(4, 44, "http://d:1")] {
             assert_eq!(Table::new().judge(&wish), Judgement::Nothing, "{wish:?}");
+        }
+        for wish in
+            [wants(4, MemberRole::Voter), wants(2, MemberRole::Voter), moves(2, "http://b:1")]
+        {
+            assert_eq!(Table::new().made(&wish), Table::new().book, "{wish:?}");
         }
     }
 

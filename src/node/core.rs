@@ -371,7 +371,7 @@ impl Core {
     pub(crate) fn tick(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
         self.handle_ready(send)?;
         self.ticks += 1;
-        if let Some(founding) = &self.founding {
+        if let Some(founding) = &mut self.founding {
             if !founding.is_over(&self.book, self.ticks, self.election_ticks) {
                 self.expire(now);
                 return Ok(());
@@ -837,6 +837,8 @@ impl Core {
 /// by those who knew it.
 struct Founding {
     met: BTreeSet<u64>,
+    /// The tick at which these were a majority: the rest has two election timeouts from then on.
+    majority_at: Option<u64>,
 }
 
 impl Founding {
@@ -845,13 +847,16 @@ impl Founding {
         let is_fresh = storage.wal().last_index() == 1 && (hard.term, hard.vote) == (1, 0);
         let alone = book.voters().eq([id]);
         (is_fresh && !alone && book.voters().any(|voter| voter == id))
-            .then(|| Self { met: BTreeSet::from([id]) })
+            .then(|| Self { met: BTreeSet::from([id]), majority_at: None })
     }
 
-    fn is_over(&self, book: &Book, ticks: u64, election_ticks: u64) -> bool {
+    fn is_over(&mut self, book: &Book, ticks: u64, election_ticks: u64) -> bool {
         let (founders, met) =
             (book.voters().count(), book.voters().filter(|id| self.met.contains(id)).count());
-        met == founders || (met > founders / 2 && ticks >= 2 * election_ticks)
+        if met > founders / 2 {
+            self.majority_at.get_or_insert(ticks);
+        }
+        met == founders || self.majority_at.is_some_and(|since| ticks >= since + 2 * election_ticks)
     }
 }
 

@@ -148,7 +148,7 @@ impl Node {
         let transport = Transport::start(
             settings,
             listener,
-            &peers(&latest, config.id),
+            &peers(&latest, &config),
             Arc::clone(&gate),
             Arc::new(sinks),
             inbox_tx,
@@ -370,13 +370,16 @@ fn introduce(book: &Book, config: &Config, gate: &Gate, transport: &Transport) {
     let incarnations =
         book.members.iter().filter_map(|(id, m)| Some((*id, m.incarnation?))).collect();
     gate.set_book(incarnations, book.removed.clone());
-    transport.set_peers(&peers(book, config.id));
+    transport.set_peers(&peers(book, config));
 }
 
-/// Whom this member is to dial.
-fn peers(book: &Book, id: u64) -> Vec<(u64, String)> {
-    let others = book.members.iter().filter(|(other, _)| **other != id);
-    others.map(|(other, member)| (*other, member.url.clone())).collect()
+/// Whom this member is to dial. One that joined and was not sent its first snapshot has no book:
+/// it asks those it was told of, who may have removed it meanwhile.
+fn peers(book: &Book, config: &Config) -> Vec<(u64, String)> {
+    let named = config.founders.iter().map(|founder| (founder.id, founder.url.clone()));
+    let members = book.members.iter().map(|(id, member)| (*id, member.url.clone()));
+    let all: Vec<_> = if book.members.is_empty() { named.collect() } else { members.collect() };
+    all.into_iter().filter(|(id, _)| *id != config.id).collect()
 }
 
 /// Why the loop takes no new work, and until when it waits for the old.

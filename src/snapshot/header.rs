@@ -148,6 +148,16 @@ impl Header {
         if input.at != covered.len() {
             return Err("has a header that is longer than its content".into());
         }
+        let is_same = |ids: &[u64], members: Vec<u64>| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids == members
+        };
+        if !is_same(conf_state.get_voters(), book.voters().collect())
+            || !is_same(conf_state.get_learners(), book.learners().collect())
+        {
+            return Err("has an address book of other members than its configuration".into());
+        }
         Ok((Self { cluster, index, term, conf_state, book }, crc))
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::head::HeadRefusal;
+use super::head::{Claim, HeadRefusal};
 use super::lock;
 
 /// How much of a refusal's text is read, in bytes.
@@ -147,8 +147,12 @@ where
     })
 }
 
-/// The status and the text of a response that is not what was hoped for.
-pub(super) async fn refusal(status: StatusCode, body: Incoming) -> HeadRefusal {
+/// The status and the text of a response that is not what was hoped for. What ends a member counts
+/// only when it is said `by` a member: the address may have become a stranger's, whose 403 means
+/// something else.
+pub(super) async fn refusal(status: StatusCode, by: Option<Claim>, body: Incoming) -> HeadRefusal {
+    let ends = matches!(status, StatusCode::FORBIDDEN | StatusCode::GONE);
+    let status = if ends && by.is_none() { StatusCode::BAD_GATEWAY } else { status };
     // What cannot be read of the reason is not worth more than its absence.
     let text = Limited::new(body, MAX_REASON_LEN).collect().await;
     let text = text.map(|text| text.to_bytes()).unwrap_or_default();

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 
 use super::call::MAX_ANSWER_BYTES;
 use super::dial::{self, Resolver};
-use super::head::{Head, HeadRefusal, Kind};
+use super::head::{Claim, Head, HeadRefusal, Kind};
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -96,7 +96,8 @@ async fn ask(
         let response = sender.send_request(request).await;
         let (parts, body) = response.map_err(|error| dial::chain(&error))?.into_parts();
         if parts.status != StatusCode::OK {
-            return Ok(Err(dial::refusal(parts.status, body).await));
+            let by = Claim::parse(&parts.headers).ok();
+            return Ok(Err(dial::refusal(parts.status, by, body).await));
         }
         let head = match Head::parse(&parts.headers, Kind::Member) {
             Ok(head) if head.to == id => head,

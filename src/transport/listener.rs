@@ -252,7 +252,7 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
     let service = service_fn(async |request| {
         let response = answer(shared, request, &admit).await;
         done.notify_one();
-        Ok::<_, Infallible>(response.unwrap_or_else(|refusal| refuse(&refusal)))
+        Ok::<_, Infallible>(response.unwrap_or_else(|refusal| refuse(shared, &refusal)))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -414,9 +414,11 @@ impl Body for Outgoing {
     }
 }
 
-fn refuse(refusal: &HeadRefusal) -> Answer {
+/// A refusal says who refuses: others answer with the same numbers.
+fn refuse(shared: &Shared, refusal: &HeadRefusal) -> Answer {
     let mut response = Response::new(Outgoing::Whole(Full::from(format!("{}\n", refusal.reason))));
     *response.status_mut() = refusal.status;
+    *response.headers_mut() = shared.gate.claim().to_headers();
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::dial::{self, Resolver, chain};
 use super::gate::{Gate, Rejected};
-use super::head::Head;
+use super::head::{Claim, Head};
 use super::queue::{Lane, Queue, Queued, Taken};
 use super::{Inbound, PeerStatus, Shared, lock};
 use crate::Link;
@@ -125,7 +125,9 @@ impl Peer {
     ) -> Result<(Head, Incoming), Rejected> {
         let (parts, body) = response.into_parts();
         if !parts.status.is_success() {
-            return Err(Rejected::Us(dial::refusal(parts.status, body).await));
+            let by = Claim::parse(&parts.headers).ok();
+            let by = by.filter(|by| (by.cluster, by.id) == (gate.claim().cluster, self.id));
+            return Err(Rejected::Us(dial::refusal(parts.status, by, body).await));
         }
         let head = gate.admit(&parts.headers, Some(self.id)).await?;
         Ok((head, body))

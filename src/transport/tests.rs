@@ -529,8 +529,7 @@ fn the_dialler_refuses_wrong_answers() {
 fn a_refusal_is_told_with_its_reason() {
     let (node, fake) = node_and_fake(Duration::from_secs(5));
     let mut raw = Raw::accept(&fake);
-    let answer = b"HTTP/1.1 410 Gone\r\ncontent-length: 8\r\n\r\nremoved\n";
-    raw.socket.get_mut().write_all(answer).unwrap();
+    raw.answer_whole("410 Gone", &head(2, 1), "removed\n");
     let refusal = node.next("a refusal", |inbound| match inbound {
         Inbound::Refused { peer, status, message } => Some((peer, status, message)),
         _ => None,

@@ -238,12 +238,15 @@ impl Snapshots {
 
     fn purge(&mut self) {
         let keep = usize::try_from(self.policy.keep).unwrap_or(usize::MAX).max(1);
+        // One that is on its way outlives its turn, and costs no younger one its own: the newest
+        // is what the log vouches for.
         let mut excess = self.kept.len().saturating_sub(keep);
         let (sending, tasks) = (&self.sending, &mut self.tasks);
         self.kept.retain(|kept| {
-            let doomed = excess > 0 && !sending.values().any(|index| *index == kept.index);
+            let is_old = excess > 0;
+            excess = excess.saturating_sub(1);
+            let doomed = is_old && !sending.values().any(|index| *index == kept.index);
             if doomed {
-                excess -= 1;
                 tasks.push(Task::Remove(kept.path.clone()));
             }
             !doomed

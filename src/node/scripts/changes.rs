@@ -264,3 +264,80 @@ fn a_late_founder_is_welcome() {
     cluster.ticks(20);
     cluster.assert_same_logs();
 }
+
+/// What was changed behind a leader's back is not "so already".
+#[test]
+fn a_deposed_leader_does_not_say_done() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 14);
+    let old = cluster.elect();
+    cluster.ticks(10);
+    cluster.cut.insert(old);
+    // The others elect one of them before the old leader notices; its clock stands still.
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let mut new = None;
+    for _ in 0..2000 {
+        cluster.now += Duration::from_millis(10);
+        for id in &others {
+            cluster.turn(*id, true).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+        new = others.iter().copied().find(|id| cluster.member(*id).core.leads());
+        if new.is_some() {
+            break;
+        }
+    }
+    let new = new.unwrap();
+    let moved = Change::Update { id: 1, wants: None, url: Some("http://moved:1".into()) };
+    let mut pending = cluster.change(new, moved, ChangeOptions { force: true, dry_run: false });
+    for _ in 0..20 {
+        for id in &others {
+            cluster.turn(*id, false).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+    }
+    done(pending.try_wait().unwrap());
+    let back = Change::Update { id: 1, wants: None, url: Some("http://a:1".into()) };
+    let mut pending = cluster.change(old, back, ChangeOptions::default());
+    cluster.turn(old, false).unwrap();
+    let answer = pending.try_wait();
+    assert_eq!(answer, None, "it is at http://moved:1");
+}
+
+/// Two election timeouts are for the others to object: they begin when a majority was met, not
+/// when this member was alone.
+#[test]
+fn a_founder_that_was_alone_for_long_still_listens() {
+    let mut recipe = Recipe::founder(&[1, 2, 3]);
+    let all = std::mem::take(&mut recipe.founders);
+    let mut cluster = Cluster::with(recipe.clone(), 15);
+    recipe.founders = all;
+    cluster.start(1, MemFs::new(), &recipe).unwrap();
+    cluster.ticks(1000);
+    cluster.start(2, MemFs::new(), &recipe).unwrap();
+    cluster.ticks(50);
+    let mut vote = Message { from: 2, to: 1, term: 9, index: 1, log_term: 1, ..Message::default() };
+    vote.set_msg_type(raft::eraftpb::MessageType::MsgRequestVote);
+    cluster.deliver(2, 1, Wire::Frame(Frame::Raft(vote))).unwrap();
+    let hard = cluster.member(1).core.hard_state();
+    assert_eq!((hard.term, hard.vote), (1, 0), "it votes before the third could object");
+    cluster.elect();
+}
+
+/// A member that joined, and died before its first snapshot, knows nobody: were it to dial nobody,
+/// and the others had removed it meanwhile, it would wait for ever.
+#[test]
+fn a_member_without_a_book_dials_whom_it_was_told_of() {
+    let mut config = Config::new(4, founders(), "/data".into());
+    config.founders.push(Founder { id: 4, url: url(4) });
+    let dialled = |book: &Book| -> Vec<u64> {
+        super::super::peers(book, &config).into_iter().map(|(id, _)| id).collect()
+    };
+    assert_eq!(dialled(&Book::default()), [1, 2, 3]);
+    let mut book = Book::founding(&config.founders);
+    book.members.remove(&1);
+    assert_eq!(dialled(&book), [2, 3]);
+}

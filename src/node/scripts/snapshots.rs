@@ -79,6 +79,54 @@ fn a_member_behind_the_log_gets_a_snapshot() {
     assert_eq!(cluster.member(follower).log.len(), 2000);
 }
 
+/// B3 and N5: files that must stay because they are on their way to peers do not cost the newest
+/// one its place: the log vouches for that one.
+#[test]
+fn the_newest_snapshot_is_never_purged() {
+    let mut recipe = taking(50);
+    recipe.policy.keep = 1;
+    let mut cluster = Cluster::with(recipe, 21);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    cluster.ticks(200);
+    cluster.write(leader, 2000);
+    cluster.cut.clear();
+    // The follower is offered a snapshot, which then moves slowly.
+    let mut moving = Vec::new();
+    for _ in 0..300 {
+        cluster.now += Duration::from_millis(10);
+        for id in 1..=3 {
+            cluster.turn(id, true).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            if let Wire::Snapshot(..) = wire {
+                moving.push((from, to, wire));
+            } else {
+                cluster.deliver(from, to, wire).unwrap();
+            }
+        }
+    }
+    assert_eq!(moving.len(), 1);
+    for _ in 0..200 {
+        let pending = cluster.propose(leader, vec![0x55; 64]);
+        for id in 1..=3 {
+            cluster.turn(id, false).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+        applied(pending);
+    }
+    let member = cluster.member(leader);
+    let newest = member.shared.status().snapshot_index;
+    let files = snapshot_files(member);
+    assert!(
+        files.iter().any(|name| name.ends_with(&format!("-{newest:016x}.snap"))),
+        "the newest snapshot is {newest}, the files are {files:?}"
+    );
+}
+
 /// What a member had in flight when a snapshot covered it has an unknown outcome, not a wrong one.
 #[test]
 fn a_restore_answers_unknown() {
@@ -135,13 +183,16 @@ fn a_restore_replaces_what_was_not_taken() {
 /// and stay until its receiver has acknowledged it: one snapshot is enough.
 #[test]
 fn what_a_snapshot_on_its_way_needs_is_kept() {
-    let mut cluster = Cluster::with(taking(50), 9);
+    let mut recipe = taking(50);
+    recipe.policy.retain_bytes = 3 * recipe.segment_bytes;
+    let mut cluster = Cluster::with(recipe, 9);
     let leader = cluster.elect();
-    let follower = cluster.follower();
-    cluster.cut.insert(follower);
-    cluster.ticks(120);
-    cluster.write(leader, 1000);
-    cluster.cut.clear();
+    cluster.write(leader, 100);
+    // Of a new member raft knows nothing yet that could hold the log back.
+    let add = Change::Add { id: 4, url: url(4), wants: MemberRole::Learner };
+    cluster.changed(leader, add);
+    cluster.join(4);
+    let follower = 4;
     let mut held = None;
     while held.is_none() {
         cluster.turn(leader, true).unwrap();
@@ -167,6 +218,7 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     let report = reports.and_then(|at| cluster.network.remove(at)).unwrap();
     let rest = std::mem::take(&mut cluster.network);
     cluster.deliver(report.0, report.1, report.2).unwrap();
+    cluster.write(leader, 200);
     cluster.network.extend(rest);
     cluster.ticks(100);
     assert_eq!(cluster.member(follower).n_restored, 2, "more than one snapshot was needed");
@@ -325,4 +377,29 @@ fn uncommitted(cluster: &mut Cluster, leader: u64) -> u64 {
     }
     cluster.elect();
     leader
+}
+
+/// A file whose header contradicts itself is refused before anything is made of it.
+#[test]
+fn a_header_that_contradicts_itself_is_refused() {
+    let mut cluster = Cluster::with(taking(0), 22);
+    let leader = cluster.elect();
+    cluster.ticks(10);
+    let follower = cluster.follower();
+    let term = cluster.member(leader).core.hard_state().term;
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let book = Book::founding(&founders());
+    let mut header = snapshot::Header::genesis(cluster.member(leader).cluster, book);
+    (header.index, header.term) = (500, term);
+    header.book.members.remove(&leader);
+    let path = Path::new("/forged");
+    let file = snapshot::write(&fs, path, &header, |_| Ok(())).unwrap();
+    let bytes = wal::fs::read_file(&*fs, path, file.bytes).unwrap();
+    let mut message = Message { from: leader, to: follower, term, ..Message::default() };
+    message.set_msg_type(raft::eraftpb::MessageType::MsgSnapshot);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (500, term);
+    metadata.set_conf_state(header.conf_state.clone());
+    let taken = cluster.receive_snapshot(leader, follower, message, &bytes).unwrap();
+    assert!(taken.is_err());
 }

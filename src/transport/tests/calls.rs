@@ -62,7 +62,7 @@ fn a_call_that_reaches_nobody_was_not_sent() {
     node.transport.set_peers(&[(2, url)]);
     call(&node, 5, "x");
     let (mut raw, _others) = Raw::accept_request(&fake, "POST /raft/call");
-    raw.answer_whole("410 Gone", &[], "removed");
+    raw.answer_whole("410 Gone", &head(2, 1), "removed");
     expect("410: removed");
     node.transport.call(2, 6, "x".into(), Instant::now() + A_WHILE);
     let (raw, _others) = Raw::accept_request(&fake, "POST /raft/call");

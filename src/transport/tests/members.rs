@@ -79,13 +79,38 @@ fn refusals_are_told_once() {
     for (line, status) in [("403 Forbidden", 403), ("410 Gone", 410), ("503 Not Yet", 503)] {
         let (node, fake) = node_and_fake(Duration::from_secs(5));
         for raw in &mut Raw::accept_both(&fake) {
-            raw.answer_whole(line, &[], "so it is\n");
+            raw.answer_whole(line, &head(2, 1), "so it is\n");
         }
         let rest = node.rest();
         let [Inbound::Refused { peer: 2, status: told, message }] = &rest[..] else {
             panic!("{rest:?}")
         };
         assert_eq!((*told, message.as_str()), (status, "so it is"));
+    }
+}
+
+/// An address may have become a stranger's, and 403 and 410 mean something to any HTTP server: they
+/// end a member only when the one that was dialled says them.
+#[test]
+fn a_strangers_refusal_ends_nobody() {
+    let foreign = |name: &str| {
+        let other = |(n, value): (String, String)| {
+            (n.clone(), if n == name { "0000000000000009".into() } else { value })
+        };
+        head(2, 1).into_iter().map(other).collect::<Vec<_>>()
+    };
+    for head in [Vec::new(), head(3, 1), foreign("x-raft-cluster")] {
+        for line in ["403 Forbidden", "410 Gone"] {
+            let (node, fake) = node_and_fake(Duration::from_secs(5));
+            for raw in &mut Raw::accept_both(&fake) {
+                raw.answer_whole(line, &head, "not here\n");
+            }
+            let rest = node.rest();
+            let [Inbound::Refused { peer: 2, status: 502, message }] = &rest[..] else {
+                panic!("{rest:?}")
+            };
+            assert_eq!(message, "not here");
+        }
     }
 }
 
