@@ -1,4 +1,5 @@
-# run · cluster · test · check · fix · bench · bench-compare · restart
+# run · cluster · test · check · fix · bench · bench-compare
+# restart · disk · join · snapshot-bench · transfer: figures, each with its limit
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -6,7 +7,8 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare restart
+.PHONY: run cluster build test check fix bench bench-compare \
+	restart disk join snapshot-bench transfer
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -55,3 +57,23 @@ bench-compare: build
 ENTRIES ?= 1000000
 restart:
 	ENTRIES=$(ENTRIES) cargo test --release -p tests --test restart -- --ignored --nocapture
+
+# What snapshots and joining cost (tests/tests/figures.rs). TMPDIR puts the data on the disk to
+# be measured.
+FIGURE = cargo test --release -p tests --test figures -- --ignored --nocapture --exact
+
+# The most disk that a member takes while WRITES small writes hit a thousand keys.
+disk:
+	$(FIGURE) disk_is_bounded
+
+# How soon a member that joins a cluster of KEYS keys serves a linearizable read.
+join:
+	$(FIGURE) a_joining_member_serves_soon
+
+# p99 of writes at 64 connections on KEYS keys, with snapshots and without, in ROUNDS turns.
+snapshot-bench:
+	$(FIGURE) snapshots_do_not_stall_writers
+
+# The time and memory that a snapshot of MIB mebibytes takes to a joining member, beside curl's.
+transfer:
+	$(FIGURE) a_large_snapshot_moves_fast_and_in_little_memory

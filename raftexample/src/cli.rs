@@ -294,12 +294,9 @@ impl Owner {
 
 impl RunArgs {
     fn settings(self, sources: &Sources<'_>) -> Result<Settings, String> {
-        if self.in_memory && sources.is_given("data_dir") {
-            return Err("--in-memory writes nothing, so that --data-dir would stay unused; leave \
-                        one of them out"
-                .into());
-        }
-        let data_dir = self.data_dir.unwrap_or_else(|| format!("raftexample-{}", self.id).into());
+        // In memory it is a name in messages only, whatever else was given.
+        let data_dir = self.data_dir.filter(|_| !self.in_memory);
+        let data_dir = data_dir.unwrap_or_else(|| format!("raftexample-{}", self.id).into());
         let owner = if self.in_memory { Owner::Nobody } else { Owner::of(&data_dir) };
         let id = match owner {
             Owner::Member(id) if !sources.is_given("id") => id,
@@ -619,7 +616,6 @@ mod tests {
             ("--snapshot-keep 0", "1..=1000"),
             ("--snapshot-catchup-entries 1.5", "--snapshot-catchup-entries"),
             ("--wal-retain-bytes", "--wal-retain-bytes"),
-            ("--in-memory --data-dir d", "--in-memory writes nothing"),
             ("--join", "--join needs --cluster"),
             ("--join --cluster http://a:1", "nobody but this member"),
             ("--join --id 3 --cluster http://a:1,http://b:1", {
@@ -667,7 +663,7 @@ mod tests {
         assert!(!settings("--snapshot-count 10000").snapshots.proportional);
         assert!(!settings("--snapshot-bytes 64MiB").snapshots.proportional);
         assert!(settings("--snapshot-keep 5").snapshots.proportional);
-        let in_memory = settings("--in-memory");
+        let in_memory = settings("--in-memory --data-dir d");
         assert!(in_memory.config(in_memory.listen).in_memory);
     }
 

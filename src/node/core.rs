@@ -566,6 +566,7 @@ impl Core {
 
             if let Some(soft) = ready.ss() {
                 self.role_changed(soft);
+                self.changes.wake();
                 self.last_soft = SoftState { ..*soft };
             }
             if let Some(hard) = ready.hs() {
@@ -800,7 +801,9 @@ impl Core {
             status.last_index = log.last_index();
             status.first_index = log.first_index();
             status.snapshot_index = self.raw.store().snapshot_index();
-            status.ready = raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start;
+            // A member that has just joined has nothing until its first snapshot.
+            let caught_up = applied >= self.commit_at_start.max(1);
+            status.ready = caught_up && raft.leader_id != raft::INVALID_ID;
             status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
             status.commit_queue_bytes = self.outgoing_bytes;
             status.taking_snapshot = self.snapshots.is_taking();

@@ -170,8 +170,9 @@ impl Node {
             max_pending_bytes: config.max_pending_bytes,
             max_entry_bytes: config.max_entry_bytes,
         };
-        let places = usize::try_from(config.max_pending).unwrap_or(usize::MAX);
-        let (requests_tx, requests) = crossbeam_channel::bounded(places.saturating_add(1));
+        // Admission bounds it. A bounded channel would keep what was sent at the last moment for as
+        // long as there is a handle, and whoever waits for that would never hear of the end.
+        let (requests_tx, requests) = crossbeam_channel::unbounded();
         let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
         let (wake_tx, wake) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
@@ -685,9 +686,15 @@ impl Loop {
         let stopping = self.stopping.get_or_insert_with(|| {
             let handed_to = self.core.hand_over();
             info!(self.logger, "stopping"; "handing_over_to" => handed_to);
+            let mut patience = self.config.shutdown_timeout;
+            if let Some(Error::Removed(_)) = why {
+                // Nobody talks to us any more: what is on its way stays unknown.
+                patience = patience.min(self.config.election_timeout);
+                self.core.tell_removed();
+            }
             Stopping {
                 why,
-                deadline: now + self.config.shutdown_timeout,
+                deadline: now + patience,
                 handing_over: handed_to.map(|_| now + self.config.election_timeout),
             }
         });

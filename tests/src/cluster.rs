@@ -3,7 +3,11 @@
 //! Ports lie below those the kernel gives to outgoing connections, so that nothing takes the port of
 //! a member that is down. Another test can still win one between our choice and the member's bind;
 //! then the whole start is repeated with other ports.
+//!
+//! Founders come first, with the ids 1 to n; members that join later take the next ids. Ids never
+//! return, so neither do these numbers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::binary;
-use crate::http::Client;
+use crate::http::{Client, Response};
 use crate::rng::{Rng, fresh_seed};
 
 /// For a cluster that elects within a few seconds, on a machine that is busy with other tests.
@@ -34,6 +38,7 @@ const PORTS: std::ops::Range<u16> = 10_240..32_768;
 pub struct Cluster {
     members: Vec<Member>,
     directory: TempDir,
+    /// For every member.
     flags: Vec<String>,
 }
 
@@ -41,7 +46,11 @@ pub struct Cluster {
 struct Member {
     peer: SocketAddr,
     client: SocketAddr,
+    /// Every flag but `--port` and `--data-dir`.
+    flags: Vec<String>,
     process: Process,
+    /// Where its last run begins in its log.
+    run: u64,
 }
 
 #[derive(Debug)]
@@ -74,9 +83,54 @@ impl Cluster {
         cluster
     }
 
-    /// How many members there are, running or not.
+    /// How many members there are, running or not, removed ones included.
     pub fn n_members(&self) -> usize {
         self.members.len()
+    }
+
+    /// The members whose processes run.
+    pub fn running(&self) -> Vec<usize> {
+        let runs = |&member: &usize| matches!(self.members[member].process, Process::Running(_));
+        (0..self.n_members()).filter(runs).collect()
+    }
+
+    /// Gives a member that does not run yet its place: the next id, ports, and the flags to join
+    /// through those that run.
+    pub fn place_joiner(&mut self) -> usize {
+        let running = self.running().into_iter();
+        let others: Vec<_> =
+            running.map(|other| format!("{}={}", id(other), self.peer_url(other))).collect();
+        self.place_joiner_with(&format!("NEW=http://HOST:PORT,{}", others.join(",")))
+    }
+
+    /// As [`Cluster::place_joiner`], with a `--cluster` in which `NEW` stands for its id and
+    /// `HOST:PORT` for its peer address, as a member prints it.
+    pub fn place_joiner_with(&mut self, template: &str) -> usize {
+        let (member, ports) = (self.n_members(), self.free_ports(2));
+        let [peer, client] =
+            [ports[0], ports[1]].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let cluster = template
+            .replace("NEW", &id(member).to_string())
+            .replace("HOST:PORT", &peer.to_string());
+        let mut flags = ["--join", "--id", &id(member).to_string(), "--cluster", &cluster]
+            .map(str::to_owned)
+            .to_vec();
+        flags.extend_from_slice(&self.flags);
+        self.members.push(Member { peer, client, flags, process: Process::NotStarted, run: 0 });
+        member
+    }
+
+    /// Starts a new member that joins in one step, and waits until it votes.
+    pub fn join(&mut self) -> usize {
+        let member = self.place_joiner();
+        self.restart(member);
+        self.wait_voter(member);
+        member
+    }
+
+    /// Where a member is reached by the others.
+    pub fn peer_url(&self, member: usize) -> String {
+        format!("http://{}", self.members[member].peer)
     }
 
     /// Where a member serves clients.
@@ -89,11 +143,91 @@ impl Cluster {
         Client::new(self.address(member))
     }
 
+    /// One request on a connection of its own.
+    ///
+    /// # Panics
+    ///
+    /// When there is no answer.
+    pub fn ask(&self, member: usize, method: &str, path: &str, body: &str) -> Response {
+        let answer = self.client(member).request(method, path, &[], body.as_bytes());
+        answer.unwrap_or_else(|failure| panic!("{method} {path} at {}: {failure}", id(member)))
+    }
+
+    /// One of a member's metrics, by its whole name.
+    pub fn metric(&self, member: usize, name: &str) -> Result<f64, String> {
+        let mut client = self.client(member).with_timeout(STATUS_TIMEOUT);
+        let answer = client.get("/_metrics").map_err(|failure| failure.to_string())?;
+        let text = answer.text();
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        let value = values.find_map(|rest| rest.strip_prefix(' ')?.parse().ok());
+        value.ok_or_else(|| format!("no {name} in {text}"))
+    }
+
+    /// Writes until these members have let go of the log that they have now. What is let go are
+    /// whole segments of 64 MiB, so this takes a hundred large writes or two.
+    pub fn compact(&self, members: &[usize]) {
+        let value = vec![b'.'; 1 << 20];
+        let last = self.metric(self.wait_leader(), "raft_last_index").unwrap_or_default();
+        let mut client = self.client(members[0]);
+        self.eventually("the log is compacted", READY_TIMEOUT, || {
+            let answer = client.put("/compact", &value).map_err(|failure| failure.to_string())?;
+            for &member in members {
+                let first = self.metric(member, "raft_first_index")?;
+                if first <= last {
+                    return Err(format!("{first} is first at {}; {}", id(member), answer.status));
+                }
+            }
+            Ok(())
+        });
+    }
+
     /// The member that says it leads, by its own status; none while nobody does.
     pub fn leader(&self) -> Option<usize> {
         (0..self.n_members()).find(|&member| {
             self.status(member).is_ok_and(|status| status["role"].as_str() == Some("leader"))
         })
+    }
+
+    /// The member that leads, as soon as one does.
+    pub fn wait_leader(&self) -> usize {
+        let nobody = || self.leader().ok_or_else(|| "nobody leads".to_owned());
+        self.eventually("somebody leads", READY_TIMEOUT, nobody)
+    }
+
+    /// The membership as a member knows it: role by id.
+    pub fn roles(&self, member: usize) -> Result<BTreeMap<u64, String>, String> {
+        let status = self.status(member)?;
+        let members = status["members"].as_array().ok_or("no members")?;
+        let role = |member: &serde_json::Value| {
+            Some((member["id"].as_u64()?, member["role"].as_str()?.to_owned()))
+        };
+        Ok(members.iter().filter_map(role).collect())
+    }
+
+    /// Waits until a member is ready and knows itself to be a voter.
+    pub fn wait_voter(&self, member: usize) {
+        self.wait_ready(member);
+        let what = format!("member {} votes", id(member));
+        self.eventually(&what, READY_TIMEOUT, || {
+            let roles = self.roles(member)?;
+            match roles.get(&id(member)).map(String::as_str) {
+                Some("voter") => Ok(()),
+                _ => Err(format!("roles are {roles:?}")),
+            }
+        });
+    }
+
+    /// Removes a member through another one, and waits until its process has ended well.
+    ///
+    /// # Panics
+    ///
+    /// When it is not removed, or ends with anything but 0.
+    pub fn remove(&mut self, member: usize, through: usize) {
+        let path = format!("/_members/{}", id(member));
+        let answer = self.ask(through, "DELETE", &path, "");
+        assert_eq!(answer.status, 204, "DELETE {path}: {}", answer.text());
+        let status = self.wait_exit(member, READY_TIMEOUT);
+        assert_eq!(status.code(), Some(0), "member {}: {}", id(member), self.said(member));
     }
 
     /// A member's `/_status`.
@@ -133,18 +267,62 @@ impl Cluster {
     /// When it is not running or still runs after `timeout`.
     pub fn terminate(&mut self, member: usize, timeout: Duration) -> ExitStatus {
         self.assert_running(member);
-        self.reap(member, |child| {
-            let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
-            kill_process(pid, Signal::TERM)?;
-            let deadline = Instant::now() + timeout;
-            loop {
-                match child.try_wait()? {
-                    Some(status) => return Ok(status),
-                    None if Instant::now() > deadline => return Err(io::ErrorKind::TimedOut.into()),
-                    None => thread::sleep(POLL),
+        self.signal(member, Signal::TERM);
+        self.wait_exit(member, timeout)
+    }
+
+    /// Stops a member's process (SIGSTOP): it neither answers nor notices.
+    pub fn freeze(&self, member: usize) {
+        self.signal(member, Signal::STOP);
+    }
+
+    /// Lets a frozen member go on.
+    pub fn thaw(&self, member: usize) {
+        self.signal(member, Signal::CONT);
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        let sent = kill_process(self.pid(member), signal);
+        sent.unwrap_or_else(|error| panic!("member {}: {error}", id(member)));
+    }
+
+    /// The process of a member that runs.
+    pub fn pid(&self, member: usize) -> Pid {
+        let Process::Running(child) = &self.members[member].process else {
+            panic!("member {} is not running", id(member));
+        };
+        Pid::from_child(child)
+    }
+
+    /// Waits until a member has ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it still runs after `timeout`.
+    pub fn wait_exit(&mut self, member: usize, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.ended(member) {
+                Some(status) => return status,
+                None if Instant::now() > deadline => {
+                    panic!("member {} still runs after {timeout:?}", id(member))
                 }
+                None => thread::sleep(POLL),
             }
-        })
+        }
+    }
+
+    /// Deletes the data directory of a member that is down.
+    pub fn wipe(&self, member: usize) {
+        let path = self.data_dir(member);
+        fs::remove_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Starts a member that is down with nothing but its data directory and client port.
+    pub fn restart_bare(&mut self, member: usize) {
+        let flags = std::mem::take(&mut self.members[member].flags);
+        self.restart(member);
+        self.members[member].flags = flags;
     }
 
     /// Starts a member that is down, on its own directory and ports; it need not be ready yet.
@@ -154,10 +332,12 @@ impl Cluster {
     /// When it runs, or its process cannot be created.
     pub fn restart(&mut self, member: usize) {
         let running = matches!(self.members[member].process, Process::Running(_));
-        assert!(!running, "member {} runs already", member + 1);
+        assert!(!running, "member {} runs already", id(member));
+        let run = fs::metadata(self.log(member)).map_or(0, |log| log.len());
         let child = self.command(member).spawn();
-        let child = child.unwrap_or_else(|error| panic!("member {}: {error}", member + 1));
-        self.members[member].process = Process::Running(child);
+        let child = child.unwrap_or_else(|error| panic!("member {}: {error}", id(member)));
+        let started = &mut self.members[member];
+        (started.process, started.run) = (Process::Running(child), run);
     }
 
     /// Starts every member that is down and waits until all are ready.
@@ -172,7 +352,7 @@ impl Cluster {
 
     /// Waits until a member says that it is ready.
     pub fn wait_ready(&self, member: usize) {
-        let what = format!("member {} is ready", member + 1);
+        let what = format!("member {} is ready", id(member));
         self.eventually(&what, READY_TIMEOUT, || self.readiness(member));
     }
 
@@ -236,22 +416,49 @@ impl Cluster {
 
     /// A member's log, all its runs one after the other.
     pub fn log(&self, member: usize) -> PathBuf {
-        self.directory.path().join(format!("member-{}.log", member + 1))
+        self.directory.path().join(format!("member-{}.log", id(member)))
+    }
+
+    /// What a member has said since it was last started.
+    pub fn said(&self, member: usize) -> String {
+        let log = fs::read(self.log(member)).unwrap_or_default();
+        let run = usize::try_from(self.members[member].run).expect("a log fits into memory");
+        String::from_utf8_lossy(log.get(run..).unwrap_or_default()).into_owned()
     }
 
     /// A member's data directory.
     pub fn data_dir(&self, member: usize) -> PathBuf {
-        self.directory.path().join(format!("member-{}", member + 1))
+        self.directory.path().join(format!("member-{}", id(member)))
     }
 
-    fn place(n: usize, flags: &[&str]) -> Cluster {
+    /// Gives members their places and starts none of them.
+    pub fn place(n: usize, flags: &[&str]) -> Cluster {
         let mut ports = free_ports(2 * n).into_iter();
         let mut next = || SocketAddr::from((Ipv4Addr::LOCALHOST, ports.next().expect("2n ports")));
-        let members = (0..n)
-            .map(|_| Member { peer: next(), client: next(), process: Process::NotStarted })
-            .collect();
+        let places: Vec<_> = (0..n).map(|_| (next(), next())).collect();
+        let urls: Vec<_> = places.iter().map(|(peer, _)| format!("http://{peer}")).collect();
+        let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let founder = |(member, (peer, client))| {
+            let own = ["--id", &id(member).to_string(), "--cluster", &urls.join(",")];
+            let flags = own.into_iter().map(str::to_owned).chain(flags.iter().cloned()).collect();
+            Member { peer, client, flags, process: Process::NotStarted, run: 0 }
+        };
+        let members = places.into_iter().enumerate().map(founder).collect();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        Cluster { members, directory, flags: flags.iter().map(|&flag| flag.to_owned()).collect() }
+        Cluster { members, directory, flags }
+    }
+
+    /// Free ports that no member has, be it down.
+    fn free_ports(&self, n: usize) -> Vec<u16> {
+        let taken = |port: &u16| {
+            self.members.iter().any(|m| m.peer.port() == *port || m.client.port() == *port)
+        };
+        loop {
+            let ports = free_ports(n);
+            if !ports.iter().any(taken) {
+                return ports;
+            }
+        }
     }
 
     /// False when a member ended before it was ready, as it does when its port was taken meanwhile.
@@ -275,19 +482,16 @@ impl Cluster {
     }
 
     fn command(&self, member: usize) -> Command {
-        let urls: Vec<_> = self.members.iter().map(|m| format!("http://{}", m.peer)).collect();
         let open = |path: PathBuf| -> File {
             let opened = OpenOptions::new().create(true).append(true).open(&path);
             opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
         let mut command = Command::new(binary::raftexample());
         command
-            .args(["--id", &(member + 1).to_string()])
-            .args(["--cluster", &urls.join(",")])
             .args(["--port", &self.address(member).port().to_string()])
             .arg("--data-dir")
             .arg(self.data_dir(member))
-            .args(&self.flags)
+            .args(&self.members[member].flags)
             .stdin(Stdio::null())
             .stdout(open(self.log(member)))
             .stderr(open(self.log(member)));
@@ -327,7 +531,7 @@ impl Cluster {
     /// Panics unless the member runs, also when it ended unasked.
     pub fn assert_running(&mut self, member: usize) {
         if let Some(status) = self.ended(member) {
-            panic!("member {} is down: {status}", member + 1);
+            panic!("member {} is down: {status}", id(member));
         }
     }
 
@@ -338,9 +542,9 @@ impl Cluster {
     ) -> ExitStatus {
         let process = &mut self.members[member].process;
         let Process::Running(child) = process else {
-            panic!("member {} is not running", member + 1);
+            panic!("member {} is not running", id(member));
         };
-        let status = end(child).unwrap_or_else(|error| panic!("member {}: {error}", member + 1));
+        let status = end(child).unwrap_or_else(|error| panic!("member {}: {error}", id(member)));
         *process = Process::Ended(status);
         status
     }
@@ -360,6 +564,11 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// The id of a member that is numbered from 0.
+pub fn id(member: usize) -> u64 {
+    member as u64 + 1
 }
 
 /// Ports nobody listens on now.

@@ -8,5 +8,6 @@
 pub mod binary;
 pub mod cluster;
 pub mod http;
+pub mod load;
 pub mod readme;
 pub mod rng;

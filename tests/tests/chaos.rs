@@ -1,18 +1,14 @@
 //! No acknowledged write is lost, whoever is killed when.
 //!
 //! Twelve writers put values under keys of their own on random members while members are killed, every
-//! other time the leader, and started again. Each key is written once, so that what must be there
-//! afterwards needs no reasoning about order: acknowledged, its value; refused, nothing; unknown,
-//! either, but the same on every member.
+//! other time the leader, and started again.
 
 use std::io::Write;
-use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use tests::cluster::Cluster;
-use tests::http::{Client, Failure, Response};
+use tests::load::{Load, Outcome, assert_kept, count};
 use tests::rng::Rng;
 
 const SEED: &str = "CHAOS_SEED";
@@ -23,28 +19,10 @@ const LENGTH: Duration = Duration::from_secs(20);
 const KILL_EVERY: Duration = Duration::from_millis(1_250);
 /// A killed member stays down this long at least, and up to twice as long.
 const DOWN: Duration = Duration::from_millis(250);
-/// Between the writes of one writer: every one of them is read from every member afterwards.
-const WRITE_EVERY: Duration = Duration::from_millis(5);
-/// A member may still be catching up, or electing, when it is first read.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 const MIN_ACKNOWLEDGED: usize = 1_000;
 const MIN_KILLS: usize = 12;
 const MIN_LEADER_KILLS: usize = 3;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Acknowledged,
-    Refused,
-    Unknown,
-}
-
-#[derive(Debug)]
-struct Put {
-    path: String,
-    value: String,
-    outcome: Outcome,
-}
 
 /// The promise everything else is built for.
 #[test]
@@ -55,50 +33,19 @@ fn no_acknowledged_write_is_lost_while_members_are_killed() {
     let mut cluster = Cluster::start(N_MEMBERS);
 
     let addresses: Vec<_> = (0..N_MEMBERS).map(|member| cluster.address(member)).collect();
-    let (writes, n_kills, n_leader_kills) = thread::scope(|scope| {
-        let mut stops = Vec::new();
-        let mut writers = Vec::new();
-        for number in 0..N_WRITERS {
-            // Dropping the sender stops the writer, also when the schedule panics.
-            let (stop, stopped) = channel::<()>();
-            stops.push(stop);
-            let (addresses, rng) = (&addresses, Rng::new(rng.draw()));
-            writers.push(scope.spawn(move || write(number, addresses, rng, &stopped)));
-        }
-        let (n_kills, n_leader_kills) = kill_in_turn(&mut cluster, &mut rng);
-        drop(stops);
-        let mut writes = Vec::new();
-        for writer in writers {
-            writes.extend(writer.join().expect("a writer reports, whatever it is answered"));
-        }
-        (writes, n_kills, n_leader_kills)
-    });
-    let count = |outcome| writes.iter().filter(|write| write.outcome == outcome).count();
-    let n_acknowledged = count(Outcome::Acknowledged);
+    let load = Load::start(N_WRITERS, addresses.clone(), &mut rng);
+    let (n_kills, n_leader_kills) = kill_in_turn(&mut cluster, &mut rng);
+    let writes = load.stop();
+    let n_acknowledged = count(&writes, Outcome::Acknowledged);
     say(&format!(
         "{n_acknowledged} acknowledged, {} refused, {} unknown; {n_kills} kills, {n_leader_kills} of a leader",
-        count(Outcome::Refused),
-        count(Outcome::Unknown),
+        count(&writes, Outcome::Refused),
+        count(&writes, Outcome::Unknown),
     ));
 
     cluster.kill_all();
     cluster.restart_all();
-
-    let found = read_everywhere(&addresses, &writes);
-    let mut wrong = Vec::new();
-    for (number, write) in writes.iter().enumerate() {
-        let values: Vec<_> = found.iter().map(|values| values[number].as_deref()).collect();
-        let is_right = |value: &Option<&str>| match (write.outcome, value) {
-            (Outcome::Acknowledged, value) => *value == Some(&write.value),
-            (Outcome::Refused, value) => value.is_none(),
-            (Outcome::Unknown, value) => value.is_none_or(|value| value == write.value),
-        };
-        if !values.iter().all(is_right) || values.iter().any(|value| *value != values[0]) {
-            wrong.push(format!("{write:?} is {values:?}"));
-        }
-    }
-    let shown = wrong.len().min(10);
-    assert!(wrong.is_empty(), "{} wrong values:\n{}", wrong.len(), wrong[..shown].join("\n"));
+    assert_kept(&addresses, &writes);
 
     // A test that could not write or kill has proved nothing.
     assert!(n_acknowledged >= MIN_ACKNOWLEDGED, "only {n_acknowledged} writes acknowledged");
@@ -145,68 +92,4 @@ fn kill_in_turn(cluster: &mut Cluster, rng: &mut Rng) -> (usize, usize) {
     }
     wait_until(end);
     (n_kills, n_leader_kills)
-}
-
-/// Puts one new key after the other on random members, until stopped.
-fn write(number: u64, addresses: &[SocketAddr], mut rng: Rng, stop: &Receiver<()>) -> Vec<Put> {
-    let mut clients: Vec<_> = addresses.iter().map(|&address| Client::new(address)).collect();
-    let mut writes = Vec::new();
-    while stop.recv_timeout(WRITE_EVERY) == Err(RecvTimeoutError::Timeout) {
-        let member = rng.below(addresses.len() as u64) as usize;
-        let path = format!("/writer-{number}/{}", writes.len());
-        let value = format!("{:016x} by {number} on {member}", rng.draw());
-        let outcome = outcome(&clients[member].put(&path, value.as_bytes()));
-        writes.push(Put { path, value, outcome });
-    }
-    writes
-}
-
-fn outcome(answer: &Result<Response, Failure>) -> Outcome {
-    match answer {
-        Ok(answer) => match answer.status {
-            204 => Outcome::Acknowledged,
-            503 => Outcome::Refused,
-            504 => Outcome::Unknown,
-            other => panic!("a well-formed write was answered {other}: {}", answer.text()),
-        },
-        Err(Failure::NotSent(_)) => Outcome::Refused,
-        Err(Failure::Unknown(_)) => Outcome::Unknown,
-    }
-}
-
-/// Every key's value by a linearizable read, for each member.
-fn read_everywhere(addresses: &[SocketAddr], writes: &[Put]) -> Vec<Vec<Option<String>>> {
-    // As many readers as there were writers: reads that wait together share a round of the quorum.
-    let n_readers = N_WRITERS as usize / addresses.len();
-    let share = writes.len().div_ceil(n_readers).max(1);
-    thread::scope(|scope| {
-        let read_member = |&address: &SocketAddr| -> Vec<_> {
-            let reader = |share| scope.spawn(move || read_share(address, share));
-            writes.chunks(share).map(reader).collect()
-        };
-        let readers: Vec<_> = addresses.iter().map(read_member).collect();
-        let joined = |readers: Vec<thread::ScopedJoinHandle<'_, Vec<_>>>| {
-            let values = readers.into_iter().map(|reader| reader.join().expect("all can be read"));
-            values.flatten().collect()
-        };
-        readers.into_iter().map(joined).collect()
-    })
-}
-
-fn read_share(address: SocketAddr, writes: &[Put]) -> Vec<Option<String>> {
-    let mut client = Client::new(address);
-    writes.iter().map(|write| read(&mut client, &write.path)).collect()
-}
-
-fn read(client: &mut Client, path: &str) -> Option<String> {
-    let deadline = Instant::now() + READ_TIMEOUT;
-    loop {
-        let answer = client.get(path);
-        match &answer {
-            Ok(answer) if answer.status == 200 => return Some(answer.text()),
-            Ok(answer) if answer.status == 404 => return None,
-            // The server itself waits inside its deadline, so this repeats without haste.
-            _ => assert!(Instant::now() < deadline, "GET {path}: {answer:?}"),
-        }
-    }
 }

@@ -249,7 +249,14 @@ impl Api {
                 let left = Members::new(&book, &self.handle.status());
                 Ok(answer::json(StatusCode::OK, &left))
             }
-            Changed::Done { index, term, .. } => Ok(answer::applied(index, term)),
+            Changed::Done { index, term, .. } => {
+                // The leader has applied it. Whoever asks this member next shall see it too; that
+                // this member may be the one that was removed is no reason not to answer.
+                if let Ok(here) = self.handle.read(Consistency::Stale, index, deadline) {
+                    patiently(deadline, here.into_future()).await;
+                }
+                Ok(answer::applied(index, term))
+            }
             Changed::Refused(refusal) => Err(refusal.into()),
             Changed::Unknown(_) => Err(Fault::unknown_change()),
         }

@@ -107,6 +107,11 @@ impl Changes {
         self.waiting.push_back(waiting);
     }
 
+    /// Somebody else leads, or nobody: whatever a change waited for is over.
+    pub(super) fn wake(&mut self) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.not_before = 0);
+    }
+
     fn next_tag(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
@@ -239,6 +244,25 @@ impl Core {
                 waiting.is_probed = true;
                 self.changes.waiting.push_front(waiting);
             }
+        }
+    }
+
+    /// This member was removed. Whoever asked it for just that has it; the answer itself may have
+    /// been cut off with everything else.
+    pub(crate) fn tell_removed(&mut self) {
+        let (id, index, term) = (self.id, self.published, self.published_term);
+        let mut book = self.book.clone();
+        book.members.remove(&id);
+        book.removed.insert(id);
+        let called = std::mem::take(&mut self.changes.called).into_values();
+        for waiting in std::mem::take(&mut self.changes.waiting).into_iter().chain(called) {
+            let changed = match waiting.request.wish {
+                Wish::Change(Change::Remove { id: removed }) if removed == id => {
+                    Changed::Done { index, term, book: book.clone() }
+                }
+                _ => Changed::Unknown(Unknown::Stopped),
+            };
+            (waiting.request.answer)(changed);
         }
     }
 
