@@ -835,9 +835,8 @@ impl Core {
 
 /// A founder with a fresh data directory cannot know whether it is one for the first time, or has
 /// lost what it acknowledged. Until all other founders have had their say, or a majority has and
-/// the rest had two election timeouts for it, it does nothing that
-/// counts: it neither votes, nor acknowledges, nor campaigns. One that was here before is refused
-/// by those who knew it.
+/// the rest had two election timeouts for it, it does nothing that counts: it neither votes, nor
+/// acknowledges, nor campaigns. One that was here before is refused by those who knew it.
 struct Founding {
     met: BTreeSet<u64>,
     /// The tick at which these were a majority: the rest has two election timeouts from then on.
