@@ -798,7 +798,8 @@ impl Core {
             status.last_index = log.last_index();
             status.first_index = log.first_index();
             status.snapshot_index = self.raw.store().snapshot_index();
-            status.ready = raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start;
+            status.ready =
+                raft.leader_id != raft::INVALID_ID && applied >= self.commit_at_start.max(1);
             status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
             status.commit_queue_bytes = self.outgoing_bytes;
             status.taking_snapshot = self.snapshots.is_taking();
