@@ -320,7 +320,8 @@ fn replacement<'a>(
     let mut urls = client_urls.iter().filter(|(member, url)| **member != id && !url.is_empty());
     let any = urls.next().map_or("http://CLIENT-URL-OF-A-MEMBER", |(_, url)| url);
     Error::LostData(format!(
-        "{what}\nReplace it with these two commands, under an id that was never used:\n  \
+        "{what}\nIf member {id} runs elsewhere, leave it alone and choose another --id. If its disk is \
+         lost, replace it with these two commands, under an id that was never used:\n  \
          curl -X DELETE {any}/_members/{id}\n  \
          raftexample --join --id NEW --cluster NEW=http://HOST:PORT,{}",
         others.join(",")
