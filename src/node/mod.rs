@@ -170,8 +170,7 @@ impl Node {
             max_pending_bytes: config.max_pending_bytes,
             max_entry_bytes: config.max_entry_bytes,
         };
-        let places = usize::try_from(config.max_pending).unwrap_or(usize::MAX);
-        let (requests_tx, requests) = crossbeam_channel::bounded(places.saturating_add(1));
+        let (requests_tx, requests) = channel::requests();
         let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
         let (wake_tx, wake) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
