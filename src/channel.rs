@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::membership::{Change, ChangeOptions, Changed};
 use crate::metrics::Metrics;
@@ -294,6 +294,14 @@ pub struct Handle {
     requests: Sender<Request>,
     shared: Arc<Shared>,
     admission: Arc<Admission>,
+}
+
+/// The way from the handles to the loop. What may wait in it is bounded by [`Limits`], and not by
+/// the channel: what the loop has not taken when it ends must be dropped with its receiver, so
+/// that whoever waits for it hears of it, and a bounded channel keeps it for as long as there is
+/// a handle.
+pub(crate) fn requests() -> (Sender<Request>, Receiver<Request>) {
+    crossbeam_channel::unbounded()
 }
 
 impl Handle {

@@ -220,19 +220,19 @@ impl Book {
                     _ => MemberRole::Learner,
                 };
                 if id == 0 || self.removed.contains(&id) {
-                    return Err(format!("M1: {id} cannot be a member's id any more"));
+                    return Err(format!("{id} cannot be a member's id any more"));
                 }
                 if member.role != role {
                     return Err(format!("the record of member {id} names another role"));
                 }
                 if let Some(other) = self.owner_of(&member.url, id) {
-                    return Err(format!("M1: {} is the URL of member {other}", member.url));
+                    return Err(format!("{} is the URL of member {other}", member.url));
                 }
                 book.members.insert(id, member);
             }
         }
         if book.voters().next().is_none() {
-            return Err(format!("M3: member {id} is the last voter"));
+            return Err(format!("member {id} is the last voter; add or promote another one first"));
         }
         Ok(book)
     }

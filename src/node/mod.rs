@@ -170,9 +170,7 @@ impl Node {
             max_pending_bytes: config.max_pending_bytes,
             max_entry_bytes: config.max_entry_bytes,
         };
-        // Admission bounds it. A bounded channel would keep what was sent at the last moment for as
-        // long as there is a handle, and whoever waits for that would never hear of the end.
-        let (requests_tx, requests) = crossbeam_channel::unbounded();
+        let (requests_tx, requests) = channel::requests();
         let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
         let (wake_tx, wake) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
@@ -321,7 +319,8 @@ fn replacement<'a>(
     let mut urls = client_urls.iter().filter(|(member, url)| **member != id && !url.is_empty());
     let any = urls.next().map_or("http://CLIENT-URL-OF-A-MEMBER", |(_, url)| url);
     Error::LostData(format!(
-        "{what}\nReplace it with these two commands, under an id that was never used:\n  \
+        "{what}\nIf member {id} runs elsewhere, leave it alone and choose another --id. If its disk is \
+         lost, replace it with these two commands, under an id that was never used:\n  \
          curl -X DELETE {any}/_members/{id}\n  \
          raftexample --join --id NEW --cluster NEW=http://HOST:PORT,{}",
         others.join(",")

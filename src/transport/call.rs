@@ -8,6 +8,7 @@
 //! - C1 Each call gets exactly one [`Inbound::Answered`], whatever ends it.
 //! - C2 `NotSent` is certain: no byte of the body was written.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -115,7 +116,15 @@ impl Call {
         let request = dial::request(Method::POST, &url, "/raft/call", headers, Full::from(body))?;
         let request = dial::once_asked(request, Arc::clone(&self.begun));
         dial::converse(stream, |mut sender| async move {
-            let response = sender.send_request(request).await;
+            let mut response = pin!(sender.send_request(request));
+            let response = match timeout(shared.silence(), &mut response).await {
+                Ok(response) => response,
+                // Somebody else leads by now, and there may be time left to ask.
+                Err(_) if !self.begun.load(Ordering::Relaxed) => {
+                    return Err(format!("the peer was silent for {:?}", shared.silence()));
+                }
+                Err(_) => response.await,
+            };
             let response =
                 response.map_err(|error| format!("no answer: {}", dial::chain(&error)))?;
             let admitted = peer.admit(&shared.gate, response).await;

@@ -423,11 +423,14 @@ impl Transport {
     /// news of it.
     pub(crate) fn set_peers(&self, peers: &[(u64, String)]) {
         let mut dialled = lock(&self.shared.peers);
+        // It may still be there: it moves when it is started anew.
+        let mut left = BTreeMap::new();
         dialled.retain(|id, old| {
             let named = peers.iter().find(|(other, _)| other == id);
             let kept = named.map_or(old.guest.is_some(), |(_, url)| *url == old.peer.url);
             if !kept {
                 old.stop();
+                left.insert(*id, old.peer.reached_at());
             }
             kept
         });
@@ -440,6 +443,9 @@ impl Transport {
                 .entry(*id)
                 .or_insert_with(|| Dialled::new(&self.shared, &self.runtime, *id, url));
             known.guest = None;
+            if let Some(left) = left.remove(id) {
+                known.peer.was_at(left);
+            }
         }
     }
 

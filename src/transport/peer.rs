@@ -7,7 +7,8 @@
 //!
 //! The address book says where a peer is. But our book may be the stale one: while nobody opens a
 //! stream at the book's URL, and the peer has one open to us and says that it is elsewhere, it is
-//! looked for there as well. Its head is judged like any other.
+//! looked for there as well. So is one whose URL in the book has changed where it was before: it
+//! moves when it is started anew. Its head is judged like any other.
 //!
 //! Invariants:
 //! - P1 No frame is written before the peer's head was checked.
@@ -68,7 +69,8 @@ struct Line {
     last_error: Option<String>,
     /// The refusal that the node was told of last.
     rejected: Option<Rejected>,
-    /// Where the peer says it is, when it last dialled us from elsewhere than the book says.
+    /// Where the peer says it is, when it last dialled us from elsewhere than the book says, or
+    /// where the book had it before.
     elsewhere: Option<String>,
     /// Where the last stream was opened, when that is elsewhere.
     reached_elsewhere: Option<String>,
@@ -98,6 +100,11 @@ impl Peer {
     pub(super) fn awake(&self, stated_url: &str) {
         lock(&self.line).elsewhere = (stated_url != self.url).then(|| stated_url.to_owned());
         self.awake.notify_waiters();
+    }
+
+    /// The book has it elsewhere now: while it has a stream open here, it is sought at `url` too.
+    pub(super) fn was_at(&self, url: String) {
+        lock(&self.line).elsewhere = Some(url);
     }
 
     /// Where the peer was reached last, or should be.

@@ -49,6 +49,23 @@ fn a_new_member_learns_and_then_votes() {
     cluster.assert_same_logs();
 }
 
+/// A new member hears of its leader before it has anything to serve: whoever waits for it to be
+/// ready, a rolling replacement above all, must not go on then.
+#[test]
+fn a_new_member_is_not_ready_before_it_has_the_state() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    let leader = cluster.elect();
+    done(cluster.changed(leader, add(4)));
+    cluster.join(4);
+    cluster.member(4).consumes = false;
+    cluster.ticks(100);
+    let status = cluster.member(4).shared.status();
+    assert!(status.leader_id == leader && !status.ready, "{status:?}");
+    cluster.member(4).consumes = true;
+    cluster.ticks(100);
+    assert!(cluster.member(4).shared.status().ready);
+}
+
 /// The wish to vote is in the book: it outlives the leader that took it.
 #[test]
 fn promotion_survives_a_leader_change() {

@@ -18,7 +18,7 @@ use raft::eraftpb::Message;
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
 use super::core::{Ask, ChangeRequest, Core, Parts, Sending, write_captured};
-use crate::channel::{AppliedCell, Captured, Limits, Request, Restore};
+use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
 use crate::key::Attempt;
@@ -467,7 +467,7 @@ impl Cluster {
     }
 
     fn request(&self) -> (Handle, Receiver<Request>) {
-        let (tx, rx) = crossbeam_channel::bounded(1);
+        let (tx, rx) = channel::requests();
         (Handle::new(tx, Arc::new(Shared::new(Status::default())), LIMITS), rx)
     }
 

@@ -330,3 +330,14 @@ fn founding_looks_again_under_the_lock() {
     let found = late.open(&config, &mut |_| Ok(0), &AtomicBool::new(false), &logger()).unwrap();
     assert!(raft::Storage::last_index(&found.storage).unwrap() >= index, "the log was erased");
 }
+
+/// What was asked for in the instant in which the loop ended must not wait for ever (N8).
+#[test]
+fn what_an_ending_loop_never_took_is_answered() {
+    let cluster = Cluster::new(&[1], 1);
+    let (handle, requests) = cluster.request();
+    let pending = handle.propose("x".into(), cluster.deadline()).unwrap();
+    drop(requests);
+    let outcome = pending.wait_timeout(Duration::ZERO);
+    assert!(matches!(outcome, Some(Outcome::Unknown(Unknown::Stopped))), "{outcome:?}");
+}

@@ -71,6 +71,19 @@ fn a_call_that_reaches_nobody_was_not_sent() {
     assert!(node.rest().iter().all(|inbound| !matches!(inbound, Inbound::Answered { .. })));
 }
 
+/// A leader that hangs accepts connections for as long as its system does. A call to it must end
+/// while there is time to ask the next one.
+#[test]
+fn a_call_to_a_silent_peer_was_not_sent() {
+    let (node, fake) = node_and_fake(Duration::from_millis(50));
+    call(&node, 1, "x");
+    let (raw, _others) = Raw::accept_request(&fake, "POST /raft/call");
+    let (tag, result) = next_result(&node);
+    let expected = CallResult::NotSent("the peer was silent for 100ms".into());
+    assert_eq!((tag, result), (1, expected));
+    drop(raw);
+}
+
 /// What may have been taken must never be called not sent.
 #[test]
 fn a_call_whose_answer_is_missing_is_lost() {

@@ -234,6 +234,22 @@ fn a_peer_that_moved_is_found_where_it_says_it_is() {
     drop(incoming);
 }
 
+/// A changed URL is written into the book before the member is started there: until then it must
+/// not be cut off.
+#[test]
+fn a_peer_that_has_not_moved_yet_is_found_where_it_was() {
+    let (gone, new_url) = bind();
+    drop(gone);
+    let (node, fake) = node_and_fake(Duration::from_secs(5));
+    let incoming = Raw::dial_lane(&node, 2, "control");
+    let _before = Raw::accept_both(&fake);
+    node.transport.set_peers(&[(2, new_url)]);
+    let mut both = Raw::accept_both(&fake);
+    both.iter_mut().for_each(|raw| raw.answer(&head(2, 1)));
+    node.wait_connected(2);
+    drop(incoming);
+}
+
 /// The book rules: as long as it leads to the peer, a head that states another URL is not
 /// followed.
 #[test]
