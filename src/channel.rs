@@ -212,9 +212,12 @@ pub(crate) struct ChangeRequest {
 impl ChangeRequest {
     /// Answers the call; nobody may be listening any more.
     pub(crate) fn answer(self, changed: Changed) {
-        self.permit.metrics().change(&changed);
+        let Self { reply, permit, .. } = self;
+        permit.metrics().change(&changed);
+        // Whoever has the answer finds the place free.
+        drop(permit);
         // The caller may have given up waiting: then the answer has nowhere to go.
-        self.reply.send(changed).ok();
+        reply.send(changed).ok();
     }
 }
 
@@ -252,9 +255,11 @@ pub(crate) struct ReadRequest {
 impl ReadRequest {
     /// Answers the read; nobody may be listening any more.
     pub(crate) fn answer(self, read: Read) {
-        self.permit.metrics().read(&read);
+        let Self { reply, permit, .. } = self;
+        permit.metrics().read(&read);
+        drop(permit);
         // The reader may have given up waiting: then the answer has nowhere to go.
-        self.reply.send(read).ok();
+        reply.send(read).ok();
     }
 }
 
@@ -263,8 +268,7 @@ impl ReadRequest {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     /// `None` once it is used.
-    reply: Option<oneshot::Sender<Outcome>>,
-    permit: Permit,
+    reply: Option<(oneshot::Sender<Outcome>, Permit)>,
 }
 
 impl Waiter {
@@ -274,8 +278,9 @@ impl Waiter {
     }
 
     fn send(&mut self, outcome: Outcome) {
-        let Some(reply) = self.reply.take() else { return };
-        self.permit.metrics().proposal(&outcome);
+        let Some((reply, permit)) = self.reply.take() else { return };
+        permit.metrics().proposal(&outcome);
+        drop(permit);
         // The proposer may have given up waiting: then the answer has nowhere to go.
         reply.send(outcome).ok();
     }
@@ -328,7 +333,7 @@ impl Handle {
         let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
         let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { reply: Some(reply), permit };
+        let waiter = Waiter { reply: Some((reply, permit)) };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
         Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
     }

@@ -55,7 +55,7 @@ pub enum Error {
     #[error("disk error: {0}")]
     Disk(String),
     /// This member no longer has what it once acknowledged. It must not go on under its id.
-    #[error("this member lost acknowledged data: {0}")]
+    #[error("{0}")]
     LostData(String),
     /// The cluster removed this member. Not a failure: its work is done, and its id never returns.
     #[error("{0}")]

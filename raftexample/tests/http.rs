@@ -550,10 +550,10 @@ fn membership_calls_are_the_changes_they_say() {
     ];
     for (method, target, body, change, options) in table {
         let book = Book::default();
-        port.node.decide_changes(Changed::Done { index: 77, term: 3, book });
+        port.node.decide_changes(Changed::Done { index: 1, term: 3, book });
         let reply = client.ask(method, target, body.as_bytes());
         assert_eq!((reply.status, reply.body.len()), (204, 0), "{method} {target} {body}");
-        assert_eq!(reply.header("X-Raft-Index"), Some("77"), "{method} {target}");
+        assert_eq!(reply.header("X-Raft-Index"), Some("1"), "{method} {target}");
         assert_eq!(reply.header("X-Raft-Term"), Some("3"), "{method} {target}");
         assert_eq!(port.node.take_changes(), [(change, options)], "{method} {target} {body}");
     }
@@ -572,6 +572,7 @@ fn membership_bodies_are_read_strictly() {
         ("POST", "/4", &long, 413, "4096"),
         ("POST", "/_members", "", 400, "EOF"),
         ("POST", "/_members", "http://h:1", 400, "expected"),
+        ("POST", "/_members", r#"[4,"http://h:1","voter"]"#, 400, "object"),
         ("POST", "/_members", r#"{"id":4}"#, 400, "url"),
         ("POST", "/_members", r#"{"url":"http://h:1"}"#, 400, "id"),
         ("POST", "/_members", r#"{"id":0,"url":"http://h:1"}"#, 400, "bad id"),

@@ -16,6 +16,10 @@ use raft::eraftpb::{ConfChange, ConfChangeType};
 use super::record::Wish;
 use super::{Book, Change, ChangeRefusal, ChangeRefusalKind, Member, MemberRole, peer_url};
 
+/// How many members a cluster may have. Each dials all others, and quorums of more than a few help
+/// nobody; a flood of joining strangers must end somewhere.
+const MAX_MEMBERS: usize = 128;
+
 /// What the leader knows besides the book.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
@@ -90,6 +94,11 @@ fn plan(wish: &Wish, book: &Book, view: &View<'_>) -> Result<Option<ConfChange>,
         return Err(refusal(Invalid, "0 is no id; ids are whole numbers from 1".into()));
     }
     let known = book.members.get(&id);
+    let is_new = matches!(wish, Wish::Change(Change::Add { .. }) | Wish::Join { .. });
+    if is_new && known.is_none() && book.members.len() >= MAX_MEMBERS {
+        let message = format!("the cluster has {MAX_MEMBERS} members, and may have no more");
+        return Err(refusal(Conflict, message));
+    }
     let was_removed = || {
         let message = format!("member {id} was removed, and ids never return; choose another id");
         refusal(Removed, message)

@@ -318,7 +318,10 @@ impl Core {
                 self.count_drop(reason, &message);
                 return Ok(Err(reason.into()));
             }
-            vet::Verdict::Lost(what) => return Err(Error::LostData(what)),
+            vet::Verdict::Lost(what) => {
+                let what = format!("this member lost acknowledged data: {what}");
+                return Err(Error::LostData(what));
+            }
         }
         // raft becomes leader on a vote and asserts that its log is persisted then: these kinds
         // are stepped only when no Ready is outstanding (raft.rs:1214).
@@ -746,7 +749,9 @@ impl Core {
         self.proposals.refuse_parked();
         self.changes.refuse_waiting();
         self.snapshots.refuse(Refusal::ShuttingDown);
-        if self.leader_id() == raft::INVALID_ID {
+        // Nor will anybody confirm a read for one that was removed.
+        let is_removed = self.book.removed.contains(&self.id);
+        if is_removed || self.leader_id() == raft::INVALID_ID {
             self.reads.refuse_unconfirmed();
         }
     }

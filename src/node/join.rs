@@ -55,7 +55,7 @@ pub(super) fn register(
         client_url: client_url.clone(),
     };
     info!(logger, "joining"; "url" => own, "asking" => others.len());
-    let mut complained = Instant::now();
+    let mut complained: Option<Instant> = None;
     loop {
         let mut why = String::new();
         for Founder { id: other, url } in &others {
@@ -98,8 +98,8 @@ pub(super) fn register(
                 (_, message) => why = format!("member {other} at {url}: {message}"),
             }
         }
-        if complained.elapsed() >= COMPLAINT_INTERVAL {
-            complained = Instant::now();
+        if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
+            complained = Some(Instant::now());
             warn!(logger, "still joining"; "last" => &why);
         }
         sleep(PAUSE);

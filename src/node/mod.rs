@@ -40,7 +40,9 @@ use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Limits, Request, Restore};
 use crate::directory::{self, Directory, Recovered};
 use crate::identity::{self, Identity};
-use crate::membership::{Book, Call, Wish};
+use crate::membership::{
+    Book, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
+};
 use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
@@ -58,6 +60,10 @@ const COMMIT_PLACES: usize = 4;
 
 /// How long another member's call may wait here, whatever it says.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Of how many that are not in the book the client URLs are kept: a member that has just joined
+/// meets the others before it has a book.
+const MAX_STRANGERS_URLS: usize = 64;
 
 /// How often a member without a leader says whom it cannot reach.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
@@ -338,8 +344,7 @@ fn called(
     body: &[u8],
     joining: Option<u128>,
     now: Instant,
-    answer: Answer,
-) -> Result<ChangeRequest, String> {
+) -> Result<(Wish, ChangeOptions, Instant), String> {
     let Call { wish, options, patience_ms } = Call::decode(body)?;
     if let Some(head) = joining
         && !matches!(wish, Wish::Join { id, incarnation, .. } if (id, incarnation) == (from, head))
@@ -347,9 +352,7 @@ fn called(
         return Err("asks for another member than its sender".into());
     }
     let patience = Duration::from_millis(patience_ms.into()).min(MAX_PATIENCE);
-    // A joining member asks whomever it finds: the leader may be one hop further.
-    let is_called = joining.is_none();
-    Ok(ChangeRequest { wish, options, deadline: now + patience, is_called, answer })
+    Ok((wish, options, now + patience))
 }
 
 impl From<channel::ChangeRequest> for ChangeRequest {
@@ -369,6 +372,7 @@ fn introduce(book: &Book, config: &Config, gate: &Gate, transport: &Transport) {
     let incarnations =
         book.members.iter().filter_map(|(id, m)| Some((*id, m.incarnation?))).collect();
     gate.set_book(incarnations, book.removed.clone());
+    gate.set_members(book.members.keys().copied().collect());
     transport.set_peers(&peers(book, config));
 }
 
@@ -558,8 +562,11 @@ impl Loop {
                 Inbound::Unsent { attempt } => core.unsent(attempt),
                 Inbound::Met { peer, incarnation, client_url } => {
                     core.met(peer, incarnation);
+                    let is_member = core.book().members.contains_key(&peer);
                     shared.update(|status| {
-                        status.client_urls.insert(peer, client_url);
+                        if is_member || status.client_urls.len() < MAX_STRANGERS_URLS {
+                            status.client_urls.insert(peer, client_url);
+                        }
                     });
                 }
                 Inbound::Distrusted { peer, status, message } => {
@@ -584,9 +591,24 @@ impl Loop {
                     let answer: Answer = Box::new(move |changed| {
                         reply.answer(changed.encode().into());
                     });
-                    match called(from, &body, joining, now, answer) {
-                        Ok(request) => core.change(request),
-                        Err(what) => warn!(logger, "a call that {}", what; "from" => from),
+                    match called(from, &body, joining, now) {
+                        Ok((wish, options, deadline)) => {
+                            // A joining member asks whomever it finds: the leader may be one hop
+                            // further.
+                            let is_called = joining.is_none();
+                            core.change(ChangeRequest {
+                                wish,
+                                options,
+                                deadline,
+                                is_called,
+                                answer,
+                            });
+                        }
+                        Err(what) => {
+                            let message = format!("the call {what}");
+                            let kind = ChangeRefusalKind::Invalid;
+                            answer(Changed::Refused(ChangeRefusal { kind, message }));
+                        }
                     }
                 }
                 Inbound::Answered { tag, result } => core.answered(tag, result),

@@ -11,6 +11,9 @@ use crate::identity;
 use crate::snapshot::{self, Announced, Incoming, Outgoing, Received};
 use crate::transport::{SnapshotSink, SnapshotSinks, SnapshotSource};
 
+/// What must stay free on the disk for the log while a snapshot arrives.
+const SPARE_BYTES: u64 = 256 << 20;
+
 /// Opens a temporary file for each snapshot that arrives.
 pub(super) struct Sinks {
     fs: Arc<dyn Fs>,
@@ -30,6 +33,11 @@ impl Sinks {
 
 impl SnapshotSinks for Sinks {
     fn begin(&self, from: u64, len: u64, checksum: u64) -> io::Result<Box<dyn SnapshotSink>> {
+        let free = self.fs.free_bytes(&self.directory)?;
+        if len.saturating_add(SPARE_BYTES) > free {
+            let message = format!("a snapshot of {len} bytes, and {free} bytes are free");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+        }
         // Serials tell what is received apart from what is taken, which has 0, and from what was
         // given up a moment ago and is still being removed. The index is in the file itself.
         let serial = self.count.fetch_add(1, Ordering::Relaxed).max(1);

@@ -51,9 +51,15 @@ struct Rules {
     /// The incarnations that registered; they come from the log and the snapshots.
     book: BTreeMap<u64, u128>,
     removed: BTreeSet<u64>,
+    /// Whose word counts about others than themselves; anyone's until the node has said.
+    members: Option<BTreeSet<u64>>,
 }
 
 impl Rules {
+    fn is_member(&self, id: u64) -> bool {
+        self.members.as_ref().is_none_or(|members| members.contains(&id))
+    }
+
     fn incarnation_of(&self, id: u64) -> Option<u128> {
         self.book.get(&id).or_else(|| self.pins.get(&id)).copied()
     }
@@ -142,6 +148,12 @@ impl Gate {
             assert!(rules.cluster == 0 || rules.cluster == cluster, "G: another cluster");
             rules.cluster = cluster;
         });
+    }
+
+    /// Who is in the address book. A stranger may talk, but what it says of others, or of us, is
+    /// not believed.
+    pub(crate) fn set_members(&self, members: BTreeSet<u64>) {
+        self.rules.send_modify(|rules| rules.members = Some(members));
     }
 
     /// What the address book says from now on. The streams of those who are removed, or turn out
@@ -241,7 +253,7 @@ impl Gate {
             return Err(foreign(format!("this is member {}, not {}", self.id, head.to)).into());
         }
         self.judge_sender(rules, head)?;
-        let known = head.pins.get(&self.id);
+        let known = head.pins.get(&self.id).filter(|_| rules.is_member(head.from));
         if let Some(known) = known.filter(|known| **known != self.incarnation) {
             let message = format!(
                 "member {} knows member {} by another data directory ({known:032x}, not {:032x}): \
@@ -286,7 +298,8 @@ impl Gate {
 
     /// The pins that an admitted head adds to ours.
     fn news(&self, rules: &Rules, head: &Head) -> BTreeMap<u64, u128> {
-        let mut news = head.pins.clone();
+        let mut news = if rules.is_member(head.from) { head.pins.clone() } else { BTreeMap::new() };
+        news.retain(|id, _| rules.is_member(*id));
         news.insert(head.from, head.incarnation);
         news.retain(|id, _| {
             *id != self.id && !rules.removed.contains(id) && rules.incarnation_of(*id).is_none()

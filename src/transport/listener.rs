@@ -200,7 +200,9 @@ pub(super) async fn listen(
                 continue;
             }
         };
-        let max = CONNECTIONS_PER_PEER * lock(&shared.peers).len() + MORE_CONNECTIONS;
+        // Strangers that are dialled back do not make room for more of them.
+        let known = lock(&shared.peers).values().filter(|peer| peer.guest.is_none()).count();
+        let max = CONNECTIONS_PER_PEER * known + MORE_CONNECTIONS;
         if Arc::strong_count(&connections) > max {
             if let Some(silenced) = complaints.admit() {
                 warn!(shared.logger, "too many connections on the peer port";

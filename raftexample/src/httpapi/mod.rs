@@ -290,8 +290,14 @@ impl Api {
         deadline: Instant,
     ) -> Result<T, Fault> {
         let text = self.read_text(body, deadline).await?;
-        let wrong = |error| Fault::malformed(format!("the body is not as expected: {error}"));
-        serde_json::from_str(&text).map_err(wrong)
+        let wrong = |error: &dyn std::fmt::Display| {
+            Fault::malformed(format!("the body is not as expected: {error}"))
+        };
+        // An array would be taken for the values of an object's fields, in order.
+        if text.trim_start().starts_with('[') {
+            return Err(wrong(&"an object was expected"));
+        }
+        serde_json::from_str(&text).map_err(|error| wrong(&error))
     }
 
     /// Reads a body behind what `begin` gives for its expected length, up to `limit` bytes.
