@@ -32,7 +32,6 @@ fn wrong_usage_is_one_line_and_code_2() {
         (&["--join"], "--join needs --cluster"),
         (&["--snapshot-keep", "0"], "--snapshot-keep"),
         (&["--heartbeat-interval", "x"], "--heartbeat-interval"),
-        (&["--in-memory", "--data-dir", "d"], "--in-memory"),
         (&["nope"], "nope"),
     ];
     for (args, expected) in table {
