@@ -23,7 +23,7 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn wrong_usage_is_one_line_and_code_2() {
     let directory = tempfile::tempdir().unwrap();
-    let table: [(&[&str], &str); 10] = [
+    let table: [(&[&str], &str); 9] = [
         (&["--nope"], "--nope"),
         (&["--cluster", "127.0.0.1:1"], "http://host:port"),
         (&["--cluster", "http://a:1,http://a:1"], "http://a:1 stands twice"),
