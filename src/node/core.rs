@@ -1,7 +1,7 @@
 //! raft, its storage and everything that waits for them, stepped by hand: no thread, no clock,
 //! no socket. The loop in [`super`] feeds it; tests feed it too.
 //!
-//! Refuses to block and to look at the time. Messages leave through the `send` argument, in the
+//! Refuses to block and to act by the time of day; it only measures what it did. Messages leave through the `send` argument, in the
 //! order that durability allows (N2); commits leave through `outgoing`, in log order (N3).
 
 mod changes;
@@ -596,6 +596,7 @@ impl Core {
                 self.reads.round_confirmed(&request_ctx, index);
             }
             self.acknowledge_published();
+            self.report_unsendable();
         }
         if let Some(fault) = self.raw.mut_store().take_fault() {
             return Err(fault);

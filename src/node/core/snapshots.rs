@@ -129,6 +129,8 @@ pub(super) struct Snapshots {
     sending: BTreeMap<u64, u64>,
     delivered: BTreeSet<u64>,
     to_send: Vec<Sending>,
+    /// Peers to whom a snapshot cannot be sent now, though raft wants it.
+    unsendable: Vec<u64>,
     /// The file that belongs to the snapshot in raft's hands.
     received: Option<Received>,
     is_deleting: bool,
@@ -167,6 +169,7 @@ impl Snapshots {
             sending: BTreeMap::new(),
             delivered: BTreeSet::new(),
             to_send: Vec::new(),
+            unsendable: Vec::new(),
             received: None,
             is_deleting: false,
             tasks: Vec::new(),
@@ -444,18 +447,26 @@ impl Core {
             self.snapshots.sending.contains_key(&to) && !self.snapshots.delivered.contains(&to);
         if is_moving {
             // One of an earlier leadership: it holds on to its file until it has arrived (B3).
-            self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            self.snapshots.unsendable.push(to);
             return;
         }
         let kept = self.snapshots.kept.iter().find(|kept| kept.index == index);
         let Some(path) = kept.map(|kept| kept.path.clone()) else {
             // A newer one has replaced it since raft wrote the message: it is to ask again.
-            self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            self.snapshots.unsendable.push(to);
             return;
         };
         self.snapshots.delivered.remove(&to);
         self.snapshots.sending.insert(to, index);
         self.snapshots.to_send.push(Sending { message, path });
+    }
+
+    /// Tells raft what could not be sent, once no Ready is outstanding: it must not be stepped
+    /// before that.
+    pub(super) fn report_unsendable(&mut self) {
+        for to in std::mem::take(&mut self.snapshots.unsendable) {
+            self.raw.report_snapshot(to, SnapshotStatus::Failure);
+        }
     }
 
     /// What became of a snapshot that was sent (B4).
