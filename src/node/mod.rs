@@ -2,7 +2,7 @@
 //!
 //! Each turn of the loop takes what has arrived, in bounded batches, moves raft's clock when a
 //! tick is due, and then handles what raft has ready. [`Loop::next_event`] is the only place
-//! that reads the clock or blocks.
+//! that blocks, and tells what time it is; elsewhere clocks only measure.
 //!
 //! ```text
 //!  requests ─┐
@@ -138,6 +138,8 @@ impl Node {
         let Identity { node, incarnation, cluster } = identity;
         let pins = directory::pins(&config);
         let gate = Arc::new(Gate::open(Arc::clone(&fs), &pins, node, incarnation, cluster)?);
+        // Before the first stranger is at the door.
+        introduce(&latest, &gate);
         let settings = Settings {
             peer_url: own_url,
             client_url: config.client_url.clone(),
@@ -161,7 +163,6 @@ impl Node {
             logger.clone(),
         )
         .map_err(listening)?;
-        introduce(&latest, &config, &gate, &transport);
 
         let status = Status {
             id: config.id,
@@ -367,13 +368,10 @@ impl From<channel::ChangeRequest> for ChangeRequest {
     }
 }
 
-/// Tells the transport whom it is to know.
-fn introduce(book: &Book, config: &Config, gate: &Gate, transport: &Transport) {
-    let incarnations =
-        book.members.iter().filter_map(|(id, m)| Some((*id, m.incarnation?))).collect();
-    gate.set_book(incarnations, book.removed.clone());
-    gate.set_members(book.members.keys().copied().collect());
-    transport.set_peers(&peers(book, config));
+/// Tells the gate who is who.
+fn introduce(book: &Book, gate: &Gate) {
+    let members = book.members.iter().map(|(id, member)| (*id, member.incarnation)).collect();
+    gate.set_book(members, book.removed.clone());
 }
 
 /// Whom this member is to dial. One that joined and was not sent its first snapshot has no book:
@@ -659,7 +657,8 @@ impl Loop {
         }
         if self.book_version != self.core.book_version() && self.core.has_replayed() {
             self.book_version = self.core.book_version();
-            introduce(self.core.book(), &self.config, &self.gate, &self.transport);
+            introduce(self.core.book(), &self.gate);
+            self.transport.set_peers(&peers(self.core.book(), &self.config));
         }
         Ok(())
     }

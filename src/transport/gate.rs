@@ -33,6 +33,7 @@ use crate::{Error, pins};
 
 /// Shared by the listener, the diallers and the node's loop.
 pub(crate) struct Gate {
+    cluster: u64,
     id: u64,
     incarnation: u128,
     fs: Arc<dyn Fs>,
@@ -44,24 +45,21 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 struct Rules {
-    /// 0 while it is not known.
-    cluster: u64,
     /// What is in the file.
     pins: BTreeMap<u64, u128>,
-    /// The incarnations that registered; they come from the log and the snapshots.
-    book: BTreeMap<u64, u128>,
+    /// The members, with the incarnations that registered; they come from the log and the
+    /// snapshots.
+    book: BTreeMap<u64, Option<u128>>,
     removed: BTreeSet<u64>,
-    /// Whose word counts about others than themselves; anyone's until the node has said.
-    members: Option<BTreeSet<u64>>,
 }
 
 impl Rules {
     fn is_member(&self, id: u64) -> bool {
-        self.members.as_ref().is_none_or(|members| members.contains(&id))
+        self.book.contains_key(&id)
     }
 
     fn incarnation_of(&self, id: u64) -> Option<u128> {
-        self.book.get(&id).or_else(|| self.pins.get(&id)).copied()
+        self.book.get(&id).copied().flatten().or_else(|| self.pins.get(&id).copied())
     }
 }
 
@@ -113,8 +111,7 @@ impl From<HeadRefusal> for Rejected {
 }
 
 impl Gate {
-    /// Reads the file of pins at `path`, which need not exist, for member `id`. A `cluster` of 0
-    /// is not known yet: nobody is let in then.
+    /// Reads the file of pins at `path`, which need not exist, for member `id` of `cluster`.
     ///
     /// # Errors
     ///
@@ -136,30 +133,16 @@ impl Gate {
                 return Err(Error::Unusable { operation: "read", path, source });
             }
         };
-        let rules = watch::Sender::new(Rules { cluster, pins, ..Rules::default() });
+        let rules = watch::Sender::new(Rules { pins, ..Rules::default() });
         let (path, writing) = (path.to_path_buf(), Mutex::new(()));
-        Ok(Self { id, incarnation, fs, path, rules, writing })
+        Ok(Self { cluster, id, incarnation, fs, path, rules, writing })
     }
 
-    /// The cluster became known. It never changes after that.
-    #[cfg(test)]
-    pub(crate) fn set_cluster(&self, cluster: u64) {
-        self.rules.send_modify(|rules| {
-            assert!(rules.cluster == 0 || rules.cluster == cluster, "G: another cluster");
-            rules.cluster = cluster;
-        });
-    }
-
-    /// Who is in the address book. A stranger may talk, but what it says of others, or of us, is
-    /// not believed.
-    pub(crate) fn set_members(&self, members: BTreeSet<u64>) {
-        self.rules.send_modify(|rules| rules.members = Some(members));
-    }
-
-    /// What the address book says from now on. The streams of those who are removed, or turn out
-    /// to be another incarnation, end.
-    pub(crate) fn set_book(&self, incarnations: BTreeMap<u64, u128>, removed: BTreeSet<u64>) {
-        self.rules.send_modify(|rules| (rules.book, rules.removed) = (incarnations, removed));
+    /// What the address book says from now on: who is a member, with the incarnation that
+    /// registered, and who was one. The streams of those who are removed, or turn out to be another
+    /// incarnation, end. A stranger may talk, but what it says of others, or of us, is not believed.
+    pub(crate) fn set_book(&self, book: BTreeMap<u64, Option<u128>>, removed: BTreeSet<u64>) {
+        self.rules.send_modify(|rules| (rules.book, rules.removed) = (book, removed));
     }
 
     /// Who has met this member so far.
@@ -177,8 +160,7 @@ impl Gate {
 
     /// Who we are, for anyone who asks.
     pub(super) fn claim(&self) -> Claim {
-        let cluster = self.rules.borrow().cluster;
-        Claim { cluster, id: self.id, incarnation: self.incarnation }
+        Claim { cluster: self.cluster, id: self.id, incarnation: self.incarnation }
     }
 
     /// The pins to state to a member. When a head cannot hold all of them, the one that it must
@@ -186,7 +168,7 @@ impl Gate {
     pub(super) fn pins_for(&self, to: u64) -> BTreeMap<u64, u128> {
         let rules = self.rules.borrow();
         let mut pins = rules.pins.clone();
-        pins.extend(&rules.book);
+        pins.extend(rules.book.iter().filter_map(|(id, known)| Some((*id, (*known)?))));
         pins.retain(|id, _| *id != self.id && !rules.removed.contains(id));
         while pins.len() > head::MAX_PINS {
             let last = pins.keys().rev().find(|id| **id != to).copied();
@@ -245,8 +227,8 @@ impl Gate {
 
     fn judge(&self, rules: &Rules, head: &Head) -> Result<(), Rejected> {
         let foreign = |reason| HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason);
-        if rules.cluster != 0 && head.cluster != rules.cluster {
-            let (ours, theirs) = (rules.cluster, head.cluster);
+        if head.cluster != self.cluster {
+            let (ours, theirs) = (self.cluster, head.cluster);
             return Err(foreign(format!("this is cluster {ours:016x}, not {theirs:016x}")).into());
         }
         if head.to != self.id {
@@ -271,10 +253,6 @@ impl Gate {
         if from == self.id {
             let reason = format!("this is member {from} itself");
             return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason));
-        }
-        if rules.cluster == 0 {
-            let reason = format!("member {} has not joined its cluster yet", self.id);
-            return Err(HeadRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
         if rules.removed.contains(&from) {
             let reason = format!(
@@ -365,7 +343,8 @@ mod tests {
     #[test]
     fn heads_are_judged() {
         let gate = gate(&MemFs::new(), 7);
-        gate.set_book([(2, 22), (3, 33)].into(), [9].into());
+        let book = [(2, Some(22)), (3, Some(33)), (4, None), (5, None)];
+        gate.set_book(book.into(), [9].into());
         assert!(admit(&gate, &head(4, 44, &[(5, 55)])).is_ok());
         let table = [
             ("registered", head(2, 22, &[]), 200),
@@ -374,7 +353,8 @@ mod tests {
             ("pinned otherwise", head(4, 45, &[]), 403),
             ("vouched for", head(5, 55, &[]), 200),
             ("vouched for otherwise", head(5, 56, &[]), 403),
-            ("never heard of", head(6, 66, &[]), 200),
+            ("never heard of", head(6, 66, &[(1, 12), (7, 77)]), 200),
+            ("a stranger's word", head(7, 78, &[]), 200),
             ("removed", head(9, 99, &[]), 410),
             ("ourselves", head(1, 11, &[]), 412),
             ("of another cluster", Head { cluster: 8, ..head(2, 22, &[]) }, 412),
@@ -385,16 +365,13 @@ mod tests {
             assert_eq!(status(admit(&gate, &head)), (expected, false), "{who}");
         }
         assert_eq!(status(admit(&gate, &head(2, 22, &[(1, 12)]))), (412, true), "we are wiped");
-        assert_eq!(gate.pins_for(2), [(2, 22), (3, 33), (4, 44), (5, 55), (6, 66)].into());
+        assert_eq!(gate.pins_for(2), [(2, 22), (3, 33), (4, 44), (5, 55), (6, 66), (7, 78)].into());
     }
 
-    /// Without a cluster nobody can be told apart from a stranger, not even to join.
+    /// Whoever asks to join is judged as others are, and is nobody yet.
     #[test]
-    fn nobody_is_let_in_before_the_cluster_is_known() {
-        let gate = gate(&MemFs::new(), 0);
-        assert_eq!(status(admit(&gate, &head(2, 22, &[]))), (503, false));
-        assert_eq!(gate.claim().cluster, 0);
-        gate.set_cluster(7);
+    fn joining_is_judged_and_pins_nobody() {
+        let gate = gate(&MemFs::new(), 7);
         assert_eq!(status(admit(&gate, &head(2, 22, &[]))), (200, false));
         let joining = |head: Head| {
             let headers = Head { cluster: 0, to: 0, ..head }.to_headers().unwrap();
@@ -413,6 +390,7 @@ mod tests {
     fn pins_are_durable_before_anyone_is_let_in() {
         let fs = MemFs::new();
         let first = gate(&fs, 7);
+        first.set_book([(2, None), (3, None)].into(), BTreeSet::new());
         assert!(admit(&first, &head(2, 22, &[(3, 33)])).is_ok());
         let again = gate(&fs, 7);
         assert_eq!(again.pins_for(2), [(2, 22), (3, 33)].into());
@@ -436,7 +414,8 @@ mod tests {
     #[test]
     fn a_head_holds_the_pin_of_its_addressee() {
         let gate = gate(&MemFs::new(), 7);
-        let all = (2..2 + 2 * head::MAX_PINS as u64).map(|id| (id, 1)).collect::<BTreeMap<_, _>>();
+        let all =
+            (2..2 + 2 * head::MAX_PINS as u64).map(|id| (id, Some(1))).collect::<BTreeMap<_, _>>();
         gate.set_book(all.clone(), BTreeSet::new());
         for to in [2, *all.last_key_value().unwrap().0] {
             let pins = gate.pins_for(to);

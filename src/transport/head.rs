@@ -135,7 +135,6 @@ impl Head {
 /// What a member says of itself to anyone who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// 0 while it is not known.
     pub(super) cluster: u64,
     pub(super) id: u64,
     pub(super) incarnation: u128,

@@ -24,7 +24,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) enum ProbeResult {
     /// Nobody listens, or whoever does says nothing in time.
     Nobody,
-    /// A member. Its cluster is 0 while it does not know that yet.
+    /// A member.
     Member { cluster: u64, id: u64, incarnation: u128 },
     /// Something that is no member; what it answered.
     Stranger(String),

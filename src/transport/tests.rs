@@ -4,6 +4,7 @@ mod calls;
 mod members;
 mod snapshots;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -58,10 +59,12 @@ fn logger() -> slog::Logger {
     slog::Logger::root(slog::Discard, slog::o!())
 }
 
-/// A gate of one's own, whose incarnation is the id.
+/// A gate of one's own, whose incarnation is the id. Members 1 to 9 are in the book.
 fn gate(id: u64) -> Arc<Gate> {
     let fs = Arc::new(MemFs::new());
-    Arc::new(Gate::open(fs, Path::new("pins"), id, u128::from(id), CLUSTER).unwrap())
+    let gate = Gate::open(fs, Path::new("pins"), id, u128::from(id), CLUSTER).unwrap();
+    gate.set_book((1..10).map(|id| (id, None)).collect(), BTreeSet::new());
+    Arc::new(gate)
 }
 
 impl Node {

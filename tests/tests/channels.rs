@@ -127,6 +127,15 @@ fn consume(channels: Channels) -> (Handle, Arc<Mutex<Vec<String>>>, JoinHandle<(
     (channels.handle, seen, thread)
 }
 
+/// A node that was started again has all that was applied before.
+fn comes_back(node: Node, channels: Channels, before: &[String]) {
+    let (handle, seen, thread) = consume(channels);
+    let read = handle.read(Consistency::Linearizable, 0, deadline()).unwrap().wait();
+    assert!(matches!(read, Read::Ready { .. }), "{read:?}");
+    assert_eq!(*seen.lock().unwrap(), before);
+    stop(vec![(node, handle, thread)]);
+}
+
 fn stop(parts: Vec<(Node, Handle, JoinHandle<()>)>) {
     for (_, handle, _) in &parts {
         handle.shutdown();
@@ -278,11 +287,7 @@ fn a_restart_replays_what_was_applied() {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     let (node, channels) =
         Node::start_on(config, listener, &logger, &AtomicBool::new(false)).unwrap();
-    let (handle, seen, thread) = consume(channels);
-    let read = handle.read(Consistency::Linearizable, 0, deadline()).unwrap().wait();
-    assert!(matches!(read, Read::Ready { .. }), "{read:?}");
-    assert_eq!(*seen.lock().unwrap(), before);
-    stop(vec![(node, handle, thread)]);
+    comes_back(node, channels, &before);
 }
 
 /// Without a quorum a proposal waits for its deadline and then ends in an honest answer.
@@ -350,11 +355,7 @@ fn snapshots_are_taken_when_due_and_when_wished() {
 
     // All that the next start has is the snapshot.
     let (node, channels) = start_with(1, &directory, eager).remove(0);
-    let (handle, seen, thread) = consume(channels);
-    let read = handle.read(Consistency::Linearizable, 0, deadline()).unwrap().wait();
-    assert!(matches!(read, Read::Ready { .. }), "{read:?}");
-    assert_eq!(*seen.lock().unwrap(), before);
-    stop(vec![(node, handle, thread)]);
+    comes_back(node, channels, &before);
 }
 
 /// The original's TestProcessMessages: a snapshot that is sent carries the membership as of its

@@ -225,7 +225,7 @@ impl Core {
             ProbeResult::Stranger(what) => Some(format!(
                 "{url} answers, but not as a member ({what}); a member's URL is its --cluster one"
             )),
-            ProbeResult::Member { cluster, .. } if cluster != 0 && cluster != self.cluster => {
+            ProbeResult::Member { cluster, .. } if cluster != self.cluster => {
                 Some(format!("{url} is a member of another cluster, {cluster:016x}"))
             }
             ProbeResult::Member { id: other, .. } if other != id => {

@@ -187,7 +187,7 @@ fn a_stranger_may_ask_to_join() {
 #[test]
 fn joining_is_refused_with_a_reason() {
     let node = Node::start(1, &[]);
-    node.gate.set_book([(2, 22)].into(), [3].into());
+    node.gate.set_book([(2, Some(22))].into(), [3].into());
     for (head, expected) in
         [(join_head(2, 23), 403), (join_head(3, 1), 410), (join_head(1, 1), 412)]
     {
@@ -230,10 +230,6 @@ fn joining_is_refused_with_a_reason() {
 #[test]
 fn probes_tell_members_from_strangers_and_nobody() {
     let node = Node::start(1, &[]);
-    let fs = Arc::new(MemFs::new());
-    let joining = Arc::new(Gate::open(fs, Path::new("pins"), 7, 70, 0).unwrap());
-    let settings = settings(7, Duration::from_secs(5));
-    let joining = Node::with(joining, Arc::default(), settings, bind().0, &[]);
     let member = Node::start(2, &[]);
     let (gone, gone_url) = bind();
     drop(gone);
@@ -249,7 +245,6 @@ fn probes_tell_members_from_strangers_and_nobody() {
     let of = |cluster, id, incarnation| ProbeResult::Member { cluster, id, incarnation };
     let table = [
         (url(&member), of(CLUSTER, 2, 2)),
-        (url(&joining), of(0, 7, 70)),
         (gone_url, ProbeResult::Nobody),
         (silent_url, ProbeResult::Nobody),
         (stranger_url.clone(), ProbeResult::Stranger("HTTP 404".into())),
