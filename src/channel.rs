@@ -3,7 +3,9 @@
 //! ```text
 //!  Handle::propose  ──► Pending<Outcome>       Commit::{Restore, Entries, Snapshot} ──► the consumer
 //!  Handle::read     ──► Pending<Read>          Applied::report ◄── the consumer
+//!  Handle::barrier  ──► Pending<Outcome<()>>
 //!  Handle::change   ──► Pending<Changed>
+//!  Handle::transfer ──► Pending<Transferred>
 //!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
 //!
@@ -26,9 +28,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::membership::{Change, ChangeOptions, Changed};
+use crate::leadership::{LeaderWatch, Leadership};
+use crate::membership::{Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed};
 use crate::metrics::Metrics;
 use crate::snapshot::Header;
+use crate::stats::Stats;
 use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
@@ -73,7 +77,19 @@ pub enum Refusal {
     /// The read could not be confirmed, or not applied, until its deadline.
     #[error("the deadline passed before the read could be confirmed")]
     Unavailable,
+    /// The lowest index to wait for is more than [`MAX_INDEX_AHEAD`] beyond the log's last one:
+    /// nobody was ever given such an index.
+    #[error("the index to wait for is more than {MAX_INDEX_AHEAD} beyond the last one")]
+    MinIndex,
+    /// A command without a byte: in the log that is a leader's or a barrier's entry, and no
+    /// consumer ever sees it.
+    #[error("the command is empty")]
+    Empty,
 }
+
+/// How far beyond the last index of this member's log a read may wait for an index: further than
+/// a member that works can be behind.
+pub const MAX_INDEX_AHEAD: u64 = 1 << 20;
 
 /// Why nobody can say what became of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +129,32 @@ pub enum Read {
     },
     /// The read cannot be answered.
     Refused(Refusal),
+}
+
+/// How the question whether this member leads ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// After the question was asked a quorum still followed this member.
+    Leads {
+        /// The term that it led then.
+        term: u64,
+    },
+    /// It does not lead, or nobody can tell.
+    Refused(Refusal),
+}
+
+/// How a hand-over of leadership ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transferred {
+    /// Another member leads, or the wanted one did already, and this member knows it.
+    Done {
+        /// Who leads now.
+        leader_id: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Leadership was not handed over as asked; who leads now is another question.
+    Refused(ChangeRefusal),
 }
 
 /// How a wish for a snapshot ended.
@@ -197,7 +239,26 @@ pub(crate) enum Request {
     Read(ReadRequest),
     Change(ChangeRequest),
     Snapshot(SnapshotWish),
+    Transfer(TransferRequest),
     Shutdown,
+}
+
+/// Leadership is to be handed over.
+pub(crate) struct TransferRequest {
+    pub(crate) to: Option<u64>,
+    pub(crate) deadline: Instant,
+    reply: oneshot::Sender<Transferred>,
+    permit: Permit,
+}
+
+impl TransferRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, transferred: Transferred) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        reply.send(transferred).ok();
+    }
 }
 
 /// A membership change on its way to the leader.
@@ -243,19 +304,67 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Waiter,
 }
 
-/// A read on its way to an index.
+/// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
-    pub(crate) consistency: Consistency,
+    pub(crate) purpose: Purpose,
     pub(crate) min_index: u64,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Read>,
-    pub(crate) permit: Permit,
+    reply: ReadReply,
+    permit: Permit,
+}
+
+/// What is wanted to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// When the state may be read.
+    Read(Consistency),
+    /// Whether this member leads, by a quorum's word.
+    Verify,
+}
+
+enum ReadReply {
+    Read(oneshot::Sender<Read>),
+    Verified(oneshot::Sender<Verified>),
 }
 
 impl ReadRequest {
-    /// Answers the read; nobody may be listening any more.
-    pub(crate) fn answer(self, read: Read) {
+    /// Whether a quorum has to be asked.
+    pub(crate) fn needs_round(&self) -> bool {
+        matches!(self.purpose, Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
+    }
+
+    /// The state may be read: it holds everything through `index`.
+    pub(crate) fn ready(self, index: u64) {
         let Self { reply, permit, .. } = self;
+        if let ReadReply::Read(reply) = reply {
+            Self::send(reply, permit, Read::Ready { index });
+        }
+    }
+
+    /// A quorum has confirmed that this member leads `term`.
+    pub(crate) fn verified(self, term: u64) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        if let ReadReply::Verified(reply) = reply {
+            // Who asked may have given up waiting: then the answer has nowhere to go.
+            reply.send(Verified::Leads { term }).ok();
+        }
+    }
+
+    /// It cannot be answered.
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let Self { reply, permit, .. } = self;
+        match reply {
+            ReadReply::Read(reply) => Self::send(reply, permit, Read::Refused(refusal)),
+            ReadReply::Verified(reply) => {
+                drop(permit);
+                // As above.
+                reply.send(Verified::Refused(refusal)).ok();
+            }
+        }
+    }
+
+    fn send(reply: oneshot::Sender<Read>, permit: Permit, read: Read) {
         permit.metrics().read(&read);
         drop(permit);
         // The reader may have given up waiting: then the answer has nowhere to go.
@@ -321,14 +430,18 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Refuses at once, without a trace in the log, when too much is waiting already, when the
-    /// command is too large, or when the node has stopped.
+    /// Refuses at once, without a trace in the log and without asking the loop, when too much is
+    /// waiting already, when commits run too far ahead of what the consumer has applied
+    /// ([`crate::Config::max_lag_entries`]), when the command is empty or too large, or when the
+    /// node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
         let bytes = data.len() as u64;
-        let permit = if bytes > self.admission.limits.max_entry_bytes {
+        let permit = if data.is_empty() {
+            Err(Refusal::Empty)
+        } else if bytes > self.admission.limits.max_entry_bytes {
             Err(Refusal::TooLarge)
         } else {
-            Admission::admit(&self.admission, bytes)
+            Admission::admit_proposal(&self.admission, bytes)
         };
         let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
         let permit = permit.inspect_err(refused)?;
@@ -351,11 +464,71 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Pending<Read>, Refusal> {
         let refused = |refusal: &Refusal| self.metrics().read(&Read::Refused(*refusal));
-        let permit = Admission::admit(&self.admission, 0).inspect_err(refused)?;
+        let last_index = self.shared.pending.last_index.load(Ordering::Relaxed);
+        let permit = if min_index > last_index.saturating_add(MAX_INDEX_AHEAD) {
+            Err(Refusal::MinIndex)
+        } else {
+            Admission::admit(&self.admission, 0)
+        };
+        let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ReadRequest { consistency, min_index, deadline, reply, permit };
-        self.submit(Request::Read(request))?;
+        let (purpose, reply) = (Purpose::Read(consistency), ReadReply::Read(reply));
+        self.submit(Request::Read(ReadRequest { purpose, min_index, deadline, reply, permit }))?;
         Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks a quorum whether this member leads: true at some moment after the question. A leader
+    /// that does not know yet that it was deposed gets no such answer. (Hashicorp's VerifyLeader;
+    /// the round is that of a linearizable read, thesis 6.4.)
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped.
+    pub fn verify_leader(&self, deadline: Instant) -> Result<Pending<Verified>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        let (purpose, reply) = (Purpose::Verify, ReadReply::Verified(reply));
+        let request = ReadRequest { purpose, min_index: 0, deadline, reply, permit };
+        self.submit(Request::Read(request))?;
+        Ok(Pending { receiver, lost: Verified::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks for leadership to be handed to `to`, or to the voter that has most of the log; any
+    /// member takes the question. The answer comes when this member knows the new leader.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped. Why
+    /// leadership was not handed over comes as [`Transferred::Refused`].
+    pub fn transfer(
+        &self,
+        to: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Pending<Transferred>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        self.submit(Request::Transfer(TransferRequest { to, deadline, reply, permit }))?;
+        let message = Refusal::ShuttingDown.to_string();
+        let lost = ChangeRefusal { kind: ChangeRefusalKind::ShuttingDown, message };
+        Ok(Pending { receiver, lost: Transferred::Refused(lost) })
+    }
+
+    /// Who leads, as this member knew at the end of its last turn.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.watch_leader().latest()
+    }
+
+    /// Follows who leads, from now on.
+    #[must_use]
+    pub fn watch_leader(&self) -> LeaderWatch {
+        LeaderWatch::new(Arc::clone(&self.shared))
+    }
+
+    /// This node's state in the keys and formats that users of hashicorp/raft know.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.status())
     }
 
     /// Asks for a membership change; any member takes it and gives it to the leader. The answer
@@ -431,8 +604,11 @@ impl Handle {
         // The caller hears of it from here; answering counts it.
         match request {
             Request::Propose(proposal) => proposal.waiter.answer(Outcome::Refused(refusal)),
-            Request::Read(read) => read.answer(Read::Refused(refusal)),
-            Request::Change(_) | Request::Snapshot(_) | Request::Shutdown => {}
+            Request::Read(read) => read.refuse(refusal),
+            Request::Change(_)
+            | Request::Snapshot(_)
+            | Request::Transfer(_)
+            | Request::Shutdown => {}
         }
         Err(refusal)
     }
@@ -455,6 +631,15 @@ struct Admission {
 }
 
 impl Admission {
+    /// Whatever commits beyond what the consumer can apply only waits longer: new proposals are
+    /// refused until it has caught up.
+    fn admit_proposal(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
+        if this.shared.pending.lags.load(Ordering::Relaxed) {
+            return Err(Refusal::Overloaded);
+        }
+        Self::admit(this, bytes)
+    }
+
     fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
         let pending = &this.shared.pending;
         pending.requests.fetch_add(1, Ordering::Relaxed);

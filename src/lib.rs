@@ -63,22 +63,27 @@ mod directory;
 mod error;
 mod identity;
 mod key;
+mod leadership;
 mod metrics;
 mod node;
 mod pins;
 mod snapshot;
+mod stats;
 mod status;
 mod storage;
 mod transport;
 mod vet;
 
 pub use channel::{
-    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, Outcome, Pending, Read,
-    Refusal, Restore, SnapshotRequest, SnapshotTaken, Unknown,
+    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, MAX_INDEX_AHEAD,
+    Outcome, Pending, Read, Refusal, Restore, SnapshotRequest, SnapshotTaken, Transferred, Unknown,
+    Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
 pub use directory::member_id;
 pub use error::Error;
+pub use leadership::{LeaderWatch, Leadership};
 pub use metrics::Metrics;
 pub use node::{Channels, Node};
+pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};

@@ -229,6 +229,8 @@ fn refusal_name(refusal: Refusal) -> &'static str {
         Refusal::ShuttingDown => "shutting_down",
         Refusal::NotLeader => "not_leader",
         Refusal::Unavailable => "unavailable",
+        Refusal::MinIndex => "min_index",
+        Refusal::Empty => "empty",
     }
 }
 
@@ -252,6 +254,7 @@ fn change_refusal_name(kind: ChangeRefusalKind) -> &'static str {
         ChangeRefusalKind::NoLeader => "no_leader",
         ChangeRefusalKind::Overloaded => "overloaded",
         ChangeRefusalKind::ShuttingDown => "shutting_down",
+        ChangeRefusalKind::Failed => "failed",
     }
 }
 

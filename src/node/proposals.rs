@@ -51,6 +51,8 @@ pub(super) struct Proposals {
     flying: HashMap<u64, Flight>,
     /// How many flights there are in each term, to find the superseded without a scan.
     terms: BTreeMap<u64, usize>,
+    /// No deadline is earlier than this one.
+    next_deadline: Option<Instant>,
 }
 
 impl Proposals {
@@ -63,6 +65,7 @@ impl Proposals {
             cooling: VecDeque::new(),
             flying: HashMap::new(),
             terms: BTreeMap::new(),
+            next_deadline: None,
         }
     }
 
@@ -79,6 +82,8 @@ impl Proposals {
 
     /// Takes a new proposal in.
     pub(super) fn park(&mut self, proposal: Proposal) {
+        let next = self.next_deadline.get_or_insert(proposal.deadline);
+        *next = proposal.deadline.min(*next);
         self.last_sequence += 1;
         let sequence = self.last_sequence;
         let refusal = Refusal::NoLeader;
@@ -149,6 +154,9 @@ impl Proposals {
 
     /// Answers everything whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
+        if self.next_deadline.is_none_or(|next| now < next) {
+            return;
+        }
         let late: Vec<u64> = (self.flying.iter())
             .filter(|(_, flight)| flight.proposal.deadline <= now)
             .map(|(sequence, _)| *sequence)
@@ -159,9 +167,6 @@ impl Proposals {
             }
         }
         for queue in [&mut self.parked, &mut self.cooling] {
-            if queue.iter().all(|parked| parked.proposal.deadline > now) {
-                continue;
-            }
             for parked in std::mem::take(queue) {
                 if parked.proposal.deadline <= now {
                     parked.proposal.waiter.answer(Outcome::Refused(parked.refusal));
@@ -170,6 +175,9 @@ impl Proposals {
                 }
             }
         }
+        let idle = self.parked.iter().chain(&self.cooling).map(|parked| &parked.proposal);
+        let flying = self.flying.values().map(|flight| &flight.proposal);
+        self.next_deadline = idle.chain(flying).map(|proposal| proposal.deadline).min();
     }
 
     /// A snapshot replaced the part of the log that may hold what is in flight.
