@@ -7,6 +7,9 @@
 //!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
 //!
+//! On the raw channels a response is bytes. [`crate::machine`] gives it the type of a state
+//! machine's own; underneath, whoever waits for a proposal is the same [`Waiter`].
+//!
 //! Nothing here blocks the node: a full queue is refused at once, and a consumer that is slow
 //! only grows the distance between what is committed and what it has been given.
 //!
@@ -14,7 +17,11 @@
 //! - C1 Every accepted proposal ends in exactly one [`Outcome`]; dropping a waiter is
 //!   [`Outcome::Unknown`], never silence.
 //! - C2 The commit channel is one FIFO: contiguous ranges, each index once, in log order.
+//! - C3 A proposal is answered with the type of response that it was proposed with.
 
+use std::any::{Any, type_name};
+use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
 use std::pin::Pin;
@@ -33,15 +40,16 @@ use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<R = Bytes> {
     /// The entry is committed and the consumer has applied it on this member.
     Applied {
         /// The index of its entry in the log.
         index: u64,
         /// The term of its entry.
         term: u64,
-        /// What the consumer answered with [`CommittedEntry::answer`].
-        response: Bytes,
+        /// What the consumer answered with [`CommittedEntry::answer`], or what the state machine's
+        /// [`apply`](crate::machine::StateMachine::apply) gave.
+        response: R,
     },
     /// The proposal is definitely not in the log and never will be.
     Refused(Refusal),
@@ -133,22 +141,23 @@ pub enum SnapshotTaken {
 #[derive(Debug)]
 pub struct Pending<T> {
     receiver: oneshot::Receiver<T>,
-    lost: T,
+    /// What stands for an answer that never comes.
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Pending<T> {
+impl<T> Pending<T> {
     /// Blocks the calling thread until the answer is there. Bounded by the deadline that the
     /// request was made with, and the consumer's time to apply.
     pub fn wait(self) -> T {
         let Self { receiver, lost } = self;
-        receiver.recv().unwrap_or(lost)
+        receiver.recv().unwrap_or_else(|_| lost())
     }
 
     /// The answer, if it is there already. It is given once.
     pub fn try_wait(&mut self) -> Option<T> {
         match self.receiver.try_recv() {
             Ok(answer) => Some(answer),
-            Err(oneshot::TryRecvError::Disconnected) => Some(self.lost.clone()),
+            Err(oneshot::TryRecvError::Disconnected) => Some((self.lost)()),
             Err(oneshot::TryRecvError::Empty) => None,
         }
     }
@@ -158,13 +167,13 @@ impl<T: Clone> Pending<T> {
         let Self { receiver, lost } = self;
         match receiver.recv_timeout(timeout) {
             Ok(answer) => Some(answer),
-            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost),
+            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost()),
             Err(oneshot::RecvTimeoutError::Timeout) => None,
         }
     }
 }
 
-impl<T: Clone> IntoFuture for Pending<T> {
+impl<T> IntoFuture for Pending<T> {
     type Output = T;
     type IntoFuture = Answer<T>;
 
@@ -177,17 +186,17 @@ impl<T: Clone> IntoFuture for Pending<T> {
 #[derive(Debug)]
 pub struct Answer<T> {
     receiver: oneshot::AsyncReceiver<T>,
-    lost: T,
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Unpin for Answer<T> {}
+impl<T> Unpin for Answer<T> {}
 
-impl<T: Clone> Future for Answer<T> {
+impl<T> Future for Answer<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let answer = Pin::new(&mut self.receiver).poll(context);
-        answer.map(|received| received.unwrap_or_else(|_| self.lost.clone()))
+        answer.map(|received| received.unwrap_or_else(|_| (self.lost)()))
     }
 }
 
@@ -263,22 +272,57 @@ impl ReadRequest {
     }
 }
 
+/// The sending end of a proposer's [`Pending`], whatever type of response it waits for.
+trait Reply: Any + Send {
+    /// Ends the proposal without a response.
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>);
+}
+
+impl<R: Send + 'static> Reply for oneshot::Sender<Outcome<R>> {
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>) {
+        let outcome = match outcome {
+            Outcome::Applied { response, .. } => match response {},
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(unknown) => Outcome::Unknown(unknown),
+        };
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        self.send(outcome).ok();
+    }
+}
+
 /// Whoever holds it owes its proposer an [`Outcome`]; dropping it answers
 /// [`Unknown::Stopped`].
-#[derive(Debug)]
 pub(crate) struct Waiter {
     /// `None` once it is used.
-    reply: Option<(oneshot::Sender<Outcome>, Permit)>,
+    reply: Option<(Box<dyn Reply>, Permit)>,
 }
 
 impl Waiter {
-    /// Answers the proposer; nobody may be listening any more.
-    pub(crate) fn answer(mut self, outcome: Outcome) {
-        self.send(outcome);
+    /// Tells the proposer that its command is not applied, or that nobody knows; nobody may be
+    /// listening any more.
+    pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
+        self.end(outcome);
     }
 
-    fn send(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: Outcome<Infallible>) {
         let Some((reply, permit)) = self.reply.take() else { return };
+        permit.metrics().proposal(&outcome);
+        // Whoever has the answer finds the place free.
+        drop(permit);
+        reply.end(outcome);
+    }
+
+    /// See C3.
+    fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
+        let Some((reply, permit)) = self.reply.take() else { return };
+        let reply: Box<dyn Any> = reply;
+        let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
+            panic!(
+                "C3: the proposer of index {index} waits for a response of another type than {}",
+                type_name::<R>()
+            )
+        });
+        let outcome = Outcome::Applied { index, term, response };
         permit.metrics().proposal(&outcome);
         drop(permit);
         // The proposer may have given up waiting: then the answer has nowhere to go.
@@ -286,9 +330,15 @@ impl Waiter {
     }
 }
 
+impl fmt::Debug for Waiter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Waiter").finish_non_exhaustive()
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.send(Outcome::Unknown(Unknown::Stopped));
+        self.end(Outcome::Unknown(Unknown::Stopped));
     }
 }
 
@@ -324,18 +374,29 @@ impl Handle {
     /// Refuses at once, without a trace in the log, when too much is waiting already, when the
     /// command is too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
+        self.propose_for(data, deadline)
+    }
+
+    /// As [`propose`](Self::propose), for a consumer that answers with `R`. See C3.
+    pub(crate) fn propose_for<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
         let bytes = data.len() as u64;
         let permit = if bytes > self.admission.limits.max_entry_bytes {
             Err(Refusal::TooLarge)
         } else {
             Admission::admit(&self.admission, bytes)
         };
-        let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
+        let refused = |refusal: &Refusal| {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(*refusal));
+        };
         let permit = permit.inspect_err(refused)?;
-        let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { reply: Some((reply, permit)) };
+        let (reply, receiver) = oneshot::channel::<Outcome<R>>();
+        let waiter = Waiter { reply: Some((Box::new(reply), permit)) };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
-        Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Outcome::Unknown(Unknown::Stopped) })
     }
 
     /// Asks when a read may look at the consumer's state: at the given consistency, and not
@@ -355,7 +416,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let request = ReadRequest { consistency, min_index, deadline, reply, permit };
         self.submit(Request::Read(request))?;
-        Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks for a membership change; any member takes it and gives it to the leader. The answer
@@ -375,7 +436,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
-        Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Changed::Unknown(Unknown::Stopped) })
     }
 
     /// Asks for a snapshot of everything that is applied on this member now. When the newest one
@@ -388,7 +449,7 @@ impl Handle {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
         self.submit(Request::Snapshot(SnapshotWish { deadline, reply, _permit: permit }))?;
-        Ok(Pending { receiver, lost: SnapshotTaken::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || SnapshotTaken::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks the node to stop: it refuses new work, resolves what is on its way within the
@@ -550,8 +611,8 @@ impl Drop for SnapshotRequest {
     }
 }
 
-impl std::fmt::Debug for SnapshotRequest {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SnapshotRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("SnapshotRequest")
             .field("index", &self.index)
@@ -574,8 +635,8 @@ pub struct Restore {
     pub state: Box<dyn io::Read + Send>,
 }
 
-impl std::fmt::Debug for Restore {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Restore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Restore")
             .field("index", &self.index)
@@ -620,9 +681,19 @@ impl CommittedEntry {
 
     /// Tells the proposer, if it waits on this member, what applying the command gave. Call it
     /// after the state shows the command.
+    ///
+    /// # Panics
+    ///
+    /// C3: when the command was proposed through a [`crate::machine::Handle`], whose proposers
+    /// wait for a state machine's response.
     pub fn answer(self, response: Bytes) {
+        self.respond(response);
+    }
+
+    /// As [`answer`](Self::answer), to a proposer that waits for an `R`. See C3.
+    pub(crate) fn respond<R: Send + 'static>(self, response: R) {
         if let Some(waiter) = self.waiter {
-            waiter.answer(Outcome::Applied { index: self.index, term: self.term, response });
+            waiter.applied(self.index, self.term, response);
         }
     }
 }
