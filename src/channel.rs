@@ -9,6 +9,9 @@
 //!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
 //!
+//! On the raw channels a response is bytes. [`crate::machine`] gives it the type of a state
+//! machine's own; underneath, whoever waits for a proposal is the same [`Waiter`].
+//!
 //! Nothing here blocks the node: a full queue is refused at once, and a consumer that is slow
 //! only grows the distance between what is committed and what it has been given.
 //!
@@ -16,7 +19,11 @@
 //! - C1 Every accepted proposal ends in exactly one [`Outcome`]; dropping a waiter is
 //!   [`Outcome::Unknown`], never silence.
 //! - C2 The commit channel is one FIFO: contiguous ranges, each index once, in log order.
+//! - C3 A proposal is answered with the type of response that it was proposed with.
 
+use std::any::{Any, type_name};
+use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
 use std::pin::Pin;
@@ -37,15 +44,16 @@ use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<R = Bytes> {
     /// The entry is committed and the consumer has applied it on this member.
     Applied {
         /// The index of its entry in the log.
         index: u64,
         /// The term of its entry.
         term: u64,
-        /// What the consumer answered with [`CommittedEntry::answer`].
-        response: Bytes,
+        /// What the consumer answered with [`CommittedEntry::answer`], or what the state machine's
+        /// [`apply`](crate::machine::StateMachine::apply) gave.
+        response: R,
     },
     /// The proposal is definitely not in the log and never will be.
     Refused(Refusal),
@@ -175,22 +183,23 @@ pub enum SnapshotTaken {
 #[derive(Debug)]
 pub struct Pending<T> {
     receiver: oneshot::Receiver<T>,
-    lost: T,
+    /// What stands for an answer that never comes.
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Pending<T> {
+impl<T> Pending<T> {
     /// Blocks the calling thread until the answer is there. Bounded by the deadline that the
     /// request was made with, and the consumer's time to apply.
     pub fn wait(self) -> T {
         let Self { receiver, lost } = self;
-        receiver.recv().unwrap_or(lost)
+        receiver.recv().unwrap_or_else(|_| lost())
     }
 
     /// The answer, if it is there already. It is given once.
     pub fn try_wait(&mut self) -> Option<T> {
         match self.receiver.try_recv() {
             Ok(answer) => Some(answer),
-            Err(oneshot::TryRecvError::Disconnected) => Some(self.lost.clone()),
+            Err(oneshot::TryRecvError::Disconnected) => Some((self.lost)()),
             Err(oneshot::TryRecvError::Empty) => None,
         }
     }
@@ -200,13 +209,13 @@ impl<T: Clone> Pending<T> {
         let Self { receiver, lost } = self;
         match receiver.recv_timeout(timeout) {
             Ok(answer) => Some(answer),
-            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost),
+            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost()),
             Err(oneshot::RecvTimeoutError::Timeout) => None,
         }
     }
 }
 
-impl<T: Clone> IntoFuture for Pending<T> {
+impl<T> IntoFuture for Pending<T> {
     type Output = T;
     type IntoFuture = Answer<T>;
 
@@ -219,17 +228,17 @@ impl<T: Clone> IntoFuture for Pending<T> {
 #[derive(Debug)]
 pub struct Answer<T> {
     receiver: oneshot::AsyncReceiver<T>,
-    lost: T,
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Unpin for Answer<T> {}
+impl<T> Unpin for Answer<T> {}
 
-impl<T: Clone> Future for Answer<T> {
+impl<T> Future for Answer<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let answer = Pin::new(&mut self.receiver).poll(context);
-        answer.map(|received| received.unwrap_or_else(|_| self.lost.clone()))
+        answer.map(|received| received.unwrap_or_else(|_| (self.lost)()))
     }
 }
 
@@ -372,22 +381,57 @@ impl ReadRequest {
     }
 }
 
+/// The sending end of a proposer's [`Pending`], whatever type of response it waits for.
+trait Reply: Any + Send {
+    /// Ends the proposal without a response.
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>);
+}
+
+impl<R: Send + 'static> Reply for oneshot::Sender<Outcome<R>> {
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>) {
+        let outcome = match outcome {
+            Outcome::Applied { response, .. } => match response {},
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(unknown) => Outcome::Unknown(unknown),
+        };
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        self.send(outcome).ok();
+    }
+}
+
 /// Whoever holds it owes its proposer an [`Outcome`]; dropping it answers
 /// [`Unknown::Stopped`].
-#[derive(Debug)]
 pub(crate) struct Waiter {
     /// `None` once it is used.
-    reply: Option<(oneshot::Sender<Outcome>, Permit)>,
+    reply: Option<(Box<dyn Reply>, Permit)>,
 }
 
 impl Waiter {
-    /// Answers the proposer; nobody may be listening any more.
-    pub(crate) fn answer(mut self, outcome: Outcome) {
-        self.send(outcome);
+    /// Tells the proposer that its command is not applied, or that nobody knows; nobody may be
+    /// listening any more.
+    pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
+        self.end(outcome);
     }
 
-    fn send(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: Outcome<Infallible>) {
         let Some((reply, permit)) = self.reply.take() else { return };
+        permit.metrics().proposal(&outcome);
+        // Whoever has the answer finds the place free.
+        drop(permit);
+        reply.end(outcome);
+    }
+
+    /// See C3.
+    pub(crate) fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
+        let Some((reply, permit)) = self.reply.take() else { return };
+        let reply: Box<dyn Any> = reply;
+        let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
+            panic!(
+                "C3: the proposer of index {index} waits for a response of another type than {}",
+                type_name::<R>()
+            )
+        });
+        let outcome = Outcome::Applied { index, term, response };
         permit.metrics().proposal(&outcome);
         drop(permit);
         // The proposer may have given up waiting: then the answer has nowhere to go.
@@ -395,9 +439,15 @@ impl Waiter {
     }
 }
 
+impl fmt::Debug for Waiter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Waiter").finish_non_exhaustive()
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.send(Outcome::Unknown(Unknown::Stopped));
+        self.end(Outcome::Unknown(Unknown::Stopped));
     }
 }
 
@@ -431,24 +481,56 @@ impl Handle {
     /// # Errors
     ///
     /// Refuses at once, without a trace in the log and without asking the loop, when too much is
-    /// waiting already, when commits run too far ahead of what the consumer has applied
-    /// ([`crate::Config::max_lag_entries`]), when the command is empty or too large, or when the
-    /// node has stopped.
+    /// waiting already, when commits run more than [`MAX_LAG_ENTRIES`](crate::MAX_LAG_ENTRIES)
+    /// or [`MAX_LAG_BYTES`](crate::MAX_LAG_BYTES) ahead of what the consumer has applied, when
+    /// the command is empty or too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
+        self.propose_for(data, deadline)
+    }
+
+    /// Offers an entry without a command to the log. Once it is applied, so is everything that
+    /// was committed before: whoever has just learnt that it leads then knows the whole state
+    /// (hashicorp's Barrier). The consumer does not see it; the answer comes by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`propose`](Self::propose).
+    pub fn barrier(&self, deadline: Instant) -> Result<Pending<Outcome<()>>, Refusal> {
+        self.offer(Bytes::new(), deadline)
+    }
+
+    /// As [`propose`](Self::propose), for a consumer that answers with `R`. See C3.
+    pub(crate) fn propose_for<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
+        if data.is_empty() {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(Refusal::Empty));
+            return Err(Refusal::Empty);
+        }
+        self.offer(data, deadline)
+    }
+
+    fn offer<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
         let bytes = data.len() as u64;
-        let permit = if data.is_empty() {
-            Err(Refusal::Empty)
-        } else if bytes > self.admission.limits.max_entry_bytes {
+        let permit = if bytes > self.admission.limits.max_entry_bytes {
             Err(Refusal::TooLarge)
         } else {
             Admission::admit_proposal(&self.admission, bytes)
         };
-        let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
+        let refused = |refusal: &Refusal| {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(*refusal));
+        };
         let permit = permit.inspect_err(refused)?;
-        let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { reply: Some((reply, permit)) };
+        let (reply, receiver) = oneshot::channel::<Outcome<R>>();
+        let waiter = Waiter { reply: Some((Box::new(reply), permit)) };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
-        Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Outcome::Unknown(Unknown::Stopped) })
     }
 
     /// Asks when a read may look at the consumer's state: at the given consistency, and not
@@ -474,7 +556,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let (purpose, reply) = (Purpose::Read(consistency), ReadReply::Read(reply));
         self.submit(Request::Read(ReadRequest { purpose, min_index, deadline, reply, permit }))?;
-        Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks a quorum whether this member leads: true at some moment after the question. A leader
@@ -490,7 +572,7 @@ impl Handle {
         let (purpose, reply) = (Purpose::Verify, ReadReply::Verified(reply));
         let request = ReadRequest { purpose, min_index: 0, deadline, reply, permit };
         self.submit(Request::Read(request))?;
-        Ok(Pending { receiver, lost: Verified::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || Verified::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks for leadership to be handed to `to`, or to the voter that has most of the log; any
@@ -508,9 +590,12 @@ impl Handle {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
         self.submit(Request::Transfer(TransferRequest { to, deadline, reply, permit }))?;
-        let message = Refusal::ShuttingDown.to_string();
-        let lost = ChangeRefusal { kind: ChangeRefusalKind::ShuttingDown, message };
-        Ok(Pending { receiver, lost: Transferred::Refused(lost) })
+        let lost = || {
+            let message = Refusal::ShuttingDown.to_string();
+            let kind = ChangeRefusalKind::ShuttingDown;
+            Transferred::Refused(ChangeRefusal { kind, message })
+        };
+        Ok(Pending { receiver, lost })
     }
 
     /// Who leads, as this member knew at the end of its last turn.
@@ -548,7 +633,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
-        Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Changed::Unknown(Unknown::Stopped) })
     }
 
     /// Asks for a snapshot of everything that is applied on this member now. When the newest one
@@ -561,7 +646,7 @@ impl Handle {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
         self.submit(Request::Snapshot(SnapshotWish { deadline, reply, _permit: permit }))?;
-        Ok(Pending { receiver, lost: SnapshotTaken::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || SnapshotTaken::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks the node to stop: it refuses new work, resolves what is on its way within the
@@ -735,8 +820,8 @@ impl Drop for SnapshotRequest {
     }
 }
 
-impl std::fmt::Debug for SnapshotRequest {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SnapshotRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("SnapshotRequest")
             .field("index", &self.index)
@@ -759,8 +844,8 @@ pub struct Restore {
     pub state: Box<dyn io::Read + Send>,
 }
 
-impl std::fmt::Debug for Restore {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Restore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Restore")
             .field("index", &self.index)
@@ -805,9 +890,19 @@ impl CommittedEntry {
 
     /// Tells the proposer, if it waits on this member, what applying the command gave. Call it
     /// after the state shows the command.
+    ///
+    /// # Panics
+    ///
+    /// C3: when the command was proposed through a [`crate::machine::Handle`], whose proposers
+    /// wait for a state machine's response.
     pub fn answer(self, response: Bytes) {
+        self.respond(response);
+    }
+
+    /// As [`answer`](Self::answer), to a proposer that waits for an `R`. See C3.
+    pub(crate) fn respond<R: Send + 'static>(self, response: R) {
         if let Some(waiter) = self.waiter {
-            waiter.answer(Outcome::Applied { index: self.index, term: self.term, response });
+            waiter.applied(self.index, self.term, response);
         }
     }
 }

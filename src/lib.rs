@@ -53,6 +53,7 @@
 //! - N7 Term, vote and commit index never regress on disk.
 //! - N8 Every accepted proposal gets exactly one outcome, and it is true.
 
+pub mod machine;
 pub mod membership;
 #[doc(hidden)]
 pub mod testing;
@@ -84,6 +85,6 @@ pub use directory::member_id;
 pub use error::Error;
 pub use leadership::{LeaderWatch, Leadership};
 pub use metrics::Metrics;
-pub use node::{Channels, Node};
+pub use node::{Channels, MAX_LAG_BYTES, MAX_LAG_ENTRIES, Node};
 pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};

@@ -133,7 +133,7 @@ impl Metrics {
         registry.register_collector(Box::new(Scrape { shared: Arc::clone(&own.shared) }));
     }
 
-    pub(crate) fn proposal(&self, ended: &Outcome) {
+    pub(crate) fn proposal<R>(&self, ended: &Outcome<R>) {
         let labels = match ended {
             Outcome::Applied { .. } => {
                 self.inner.applied.inc();

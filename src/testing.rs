@@ -234,6 +234,16 @@ impl Script {
         let verdict = self.fake.told().verdict;
         match (verdict, request) {
             (Verdict::Hold, request) => self.held.push(request),
+            (Verdict::Commit, Request::Propose(proposal)) if proposal.data.is_empty() => {
+                self.last_index += 1;
+                let (last_index, last_term) = (self.last_index, self.last_term);
+                let entries = Entries { last_index, last_term, items: Vec::new(), bytes: 0 };
+                let open = self.commits.send(Commit::Entries(entries)).is_ok();
+                if self.wait_for(last_index, proposal.deadline) {
+                    proposal.waiter.applied(last_index, last_term, ());
+                }
+                return open;
+            }
             (Verdict::Commit, Request::Propose(proposal)) => {
                 self.last_index += 1;
                 let (last_index, last_term) = (self.last_index, self.last_term);

@@ -21,6 +21,7 @@ use wal::fs::Fs;
 
 use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
+pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
 pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
 use self::transfers::Transfers;
@@ -589,8 +590,8 @@ impl Core {
         }
     }
 
-    /// Answers the reads that the consumer's progress satisfies, and asks to be woken by it when
-    /// some are left.
+    /// Answers the reads and barriers that the consumer's progress satisfies, and asks to be woken
+    /// by it when some are left.
     fn check_applied(&mut self) {
         use std::sync::atomic::Ordering::SeqCst;
         for _ in 0..2 {
@@ -601,7 +602,8 @@ impl Core {
                 self.published
             );
             self.reads.applied(applied);
-            if !self.reads.await_applied() {
+            self.proposals.applied(applied);
+            if !self.reads.await_applied() && !self.proposals.await_applied() {
                 return;
             }
             // Looked at once more, for a report between the load and this store.
@@ -742,10 +744,16 @@ impl Core {
                 self.acknowledge_published();
                 continue;
             }
-            let item = Key::decode(&entry.context).map(|key| {
-                let waiter = self.proposals.land(key);
-                CommittedEntry { index, term, data: entry.data, waiter }
-            });
+            let item = match Key::decode(&entry.context) {
+                Some(key) if entry.data.is_empty() => {
+                    self.proposals.land_barrier(key, index, term);
+                    None
+                }
+                key => key.map(|key| {
+                    let waiter = self.proposals.land(key);
+                    CommittedEntry { index, term, data: entry.data, waiter }
+                }),
+            };
             self.push_outgoing(index, term, item, bytes);
             (self.published, self.published_term) = (index, term);
         }

@@ -36,6 +36,7 @@ use wal::fs::{DiskFs, Fs, MemFs};
 
 pub(crate) use self::core::Kept;
 use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
+pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::sinks::Sinks;
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Limits, Request, Restore};

@@ -5,9 +5,12 @@
 //! deadline passes. The same key is proposed again only after it was definitely refused, and after
 //! a pause (`cooling`): a leader that refuses, or cannot be reached, is not asked in a circle.
 //!
+//! A barrier is a proposal without a command. The consumer never sees it: when its entry is
+//! published it waits here (`barriers`) for the consumer to have come that far.
+//!
 //! Invariants:
-//! - P1 A sequence number is in one of `parked`, `cooling` and `flying`, and leaves with exactly
-//!   one outcome (N8).
+//! - P1 A sequence number is in one of `parked`, `cooling` and `flying`, or its barrier is in
+//!   `barriers`, and leaves with exactly one outcome (N8).
 //! - P2 A flight of term t whose entry is in the log is published before any entry of a higher
 //!   term, because terms never fall along a log. So the first entry of a higher term ends it.
 //! - P3 A refusal names the try that it refuses. News of an earlier try says nothing of the one
@@ -51,6 +54,8 @@ pub(super) struct Proposals {
     flying: HashMap<u64, Flight>,
     /// How many flights there are in each term, to find the superseded without a scan.
     terms: BTreeMap<u64, usize>,
+    /// Barriers that are published, by index, with the term of their entry.
+    barriers: BTreeMap<u64, (u64, Proposal)>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
 }
@@ -65,13 +70,22 @@ impl Proposals {
             cooling: VecDeque::new(),
             flying: HashMap::new(),
             terms: BTreeMap::new(),
+            barriers: BTreeMap::new(),
             next_deadline: None,
         }
     }
 
     /// Nothing waits for an outcome.
     pub(super) fn is_empty(&self) -> bool {
-        self.parked.is_empty() && self.cooling.is_empty() && self.flying.is_empty()
+        self.parked.is_empty()
+            && self.cooling.is_empty()
+            && self.flying.is_empty()
+            && self.barriers.is_empty()
+    }
+
+    /// Some barriers wait for the consumer only.
+    pub(super) fn await_applied(&self) -> bool {
+        !self.barriers.is_empty()
     }
 
     /// Whether [`launch`](Self::launch) would find one.
@@ -106,6 +120,26 @@ impl Proposals {
 
     /// The entry with this key is being published: whoever applies it owes the answer.
     pub(super) fn land(&mut self, key: Key) -> Option<Waiter> {
+        self.take(key).map(|proposal| proposal.waiter)
+    }
+
+    /// The entry with this key is being published, and nobody else will see it.
+    pub(super) fn land_barrier(&mut self, key: Key, index: u64, term: u64) {
+        if let Some(proposal) = self.take(key) {
+            self.barriers.insert(index, (term, proposal));
+        }
+    }
+
+    /// Answers the barriers that `applied` satisfies.
+    pub(super) fn applied(&mut self, applied: u64) {
+        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= applied)
+        {
+            let (index, (term, proposal)) = entry.remove_entry();
+            proposal.waiter.applied(index, term, ());
+        }
+    }
+
+    fn take(&mut self, key: Key) -> Option<Proposal> {
         if !self.is_own(key) {
             return None;
         }
@@ -114,7 +148,7 @@ impl Proposals {
             "P1: proposal {} is published after it was refused",
             key.sequence
         );
-        self.remove(key.sequence).map(|flight| flight.proposal.waiter)
+        self.remove(key.sequence).map(|flight| flight.proposal)
     }
 
     /// This try is definitely not in the log and never will be. Unless its command can never be
@@ -175,9 +209,18 @@ impl Proposals {
                 }
             }
         }
+        for (index, (term, barrier)) in std::mem::take(&mut self.barriers) {
+            if barrier.deadline <= now {
+                barrier.waiter.answer(Outcome::Unknown(Unknown::Deadline));
+            } else {
+                self.barriers.insert(index, (term, barrier));
+            }
+        }
         let idle = self.parked.iter().chain(&self.cooling).map(|parked| &parked.proposal);
         let flying = self.flying.values().map(|flight| &flight.proposal);
-        self.next_deadline = idle.chain(flying).map(|proposal| proposal.deadline).min();
+        let barriers = self.barriers.values().map(|(_, proposal)| proposal);
+        let left = idle.chain(flying).chain(barriers);
+        self.next_deadline = left.map(|proposal| proposal.deadline).min();
     }
 
     /// A snapshot replaced the part of the log that may hold what is in flight.

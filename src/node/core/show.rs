@@ -10,10 +10,10 @@ use crate::status::Shared;
 
 /// Entries that may be committed and not yet applied while new proposals are let in. At fifty
 /// thousand a second it is a tenth of a second of the consumer's work.
-pub(super) const MAX_LAG_ENTRIES: u64 = 5_000;
+pub const MAX_LAG_ENTRIES: u64 = 5_000;
 
 /// And their bytes: what a restart would have to apply, and what readers would wait for.
-pub(super) const MAX_LAG_BYTES: u64 = 64 << 20;
+pub const MAX_LAG_BYTES: u64 = 64 << 20;
 
 impl Core {
     /// Commits run too far ahead of what the consumer has applied. What is let in now would only
