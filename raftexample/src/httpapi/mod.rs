@@ -138,7 +138,7 @@ impl Api {
             }
             Route::Txn => self.txn(idempotency_key(headers)?, body, deadline).await,
             Route::Watch { prefix, from_index } => {
-                self.watch(&prefix, from_index, headers, line.stop())
+                self.watch(&prefix, from_index, headers, line.stop(), deadline).await
             }
             Route::AddMember { id, options } => self.add_member(id, options, body, deadline).await,
             Route::PostMember { options } => self.post_member(options, body, deadline).await,

@@ -24,15 +24,17 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
-use raftnode::MAX_INDEX_AHEAD;
+use raftnode::{Consistency, MAX_INDEX_AHEAD};
 use tokio::sync::watch::Receiver;
 
 use super::answer::{self, Answer, ErrorBody, Fault};
 use super::kind::Kind;
+use super::query::View;
 use super::{Api, text};
 use crate::watch::{Event, Watched, Watcher};
 
@@ -49,14 +51,17 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 impl Api {
     /// Where both are said, the header counts: a browser adds it when it connects again to the
     /// URL that it began with.
-    pub(super) fn watch(
+    pub(super) async fn watch(
         &self,
         prefix: &[u8],
         from_index: Option<u64>,
         headers: &HeaderMap,
         stop: Receiver<()>,
+        deadline: Instant,
     ) -> Result<Answer, Fault> {
         let from_index = resumed(headers)?.or(from_index);
+        // While the log is replayed there is no history to begin in.
+        self.reach(View { consistency: Consistency::Stale, min_index: 0 }, deadline).await?;
         // Looked at before the watcher begins: what comes in between is told and not skipped.
         let applied_index = self.store.load().applied_index;
         let last_index = self.handle.node().status().last_index.max(applied_index);
