@@ -68,8 +68,7 @@ fn a_refused_forward_is_tried_again_or_refused() {
     let unsent = |cluster: &mut Cluster, origin: u64, attempt| {
         cluster.member(origin).core.unsent(attempt);
     };
-    let ways: [&dyn Fn(&mut Cluster, u64, Attempt); 2] = [&by_verdict, &unsent];
-    for refuse in ways {
+    for refuse in [&by_verdict as &dyn Fn(&mut Cluster, u64, Attempt), &unsent] {
         let mut cluster = Cluster::new(&[1, 2, 3], 12);
         cluster.elect();
         cluster.ticks(20);
