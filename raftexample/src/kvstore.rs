@@ -121,4 +121,6 @@ pub fn start(channels: Channels) -> io::Result<(Handle, Store, Applier)> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
