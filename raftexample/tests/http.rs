@@ -42,11 +42,11 @@ impl Port {
             status.book = Book::founding(&[founder]);
             status.cluster_id = 0xabc;
         });
-        let (store, applier) = kvstore::start(channels.commits, channels.applied).unwrap();
         let handle = channels.handle.clone();
+        let (store_handle, store, applier) = kvstore::start(channels).unwrap();
         let api = Arc::new(Api {
-            metrics: Metrics::new(channels.handle.metrics()),
-            handle: channels.handle,
+            metrics: Metrics::new(handle.metrics()),
+            handle: store_handle,
             store,
             request_timeout,
             max_value_bytes: MAX_VALUE_BYTES,
@@ -66,7 +66,7 @@ impl Port {
             });
             handle.shutdown();
             drop(handle);
-            applier.join().unwrap().unwrap();
+            applier.join().unwrap();
         });
         let taken = address_rx.recv().unwrap();
         let address = address_rx.recv().unwrap();

@@ -27,7 +27,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use hyper::{Request, StatusCode};
 use raftnode::membership::{self, Change, ChangeOptions, Changed, MemberRole};
-use raftnode::{Consistency, Handle, Outcome, Read, SnapshotTaken, Unknown};
+use raftnode::{Consistency, Outcome, Read, SnapshotTaken, Unknown};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
@@ -35,8 +35,8 @@ use tokio::time::timeout_at;
 pub use metrics::Metrics;
 pub use server::{Server, ServerLimits};
 
-use crate::command;
-use crate::kvstore::Store;
+use crate::command::{self, Conditions};
+use crate::kvstore::{Handle, Store};
 use answer::{Answer, Fault};
 use route::{Ack, Route};
 use view::{Members, Overview};
@@ -126,7 +126,7 @@ impl Api {
             let limit = if closes { u64::MAX } else { self.max_value_bytes };
             tokio::spawn(discard(body, limit));
         }
-        let answer = answered.unwrap_or_else(|fault| fault.answer(|| self.handle.status()));
+        let answer = answered.unwrap_or_else(|fault| fault.answer(|| self.handle.node().status()));
         self.metrics.answered(name, answer.status(), start.elapsed());
         answer
     }
@@ -195,7 +195,7 @@ impl Api {
         body: &mut Incoming,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let begin = |value_bytes| command::begin_put(key, value_bytes);
+        let begin = |value_bytes| command::begin_put(&Conditions::default(), key, value_bytes);
         let command = self.read(body, self.max_value_bytes, begin, deadline).await?;
         let pending = self.handle.propose(command, deadline)?;
         if ack == Ack::None {
@@ -221,7 +221,7 @@ impl Api {
         let here = consistency == Consistency::Stale
             && self.store.load().applied_index >= min_index.max(1);
         if !here {
-            let pending = self.handle.read(consistency, min_index, deadline)?;
+            let pending = self.handle.node().read(consistency, min_index, deadline)?;
             match patiently(deadline, pending.into_future()).await {
                 Some(Read::Ready { .. }) => {}
                 Some(Read::Refused(refusal)) => return Err(refusal.into()),
@@ -242,17 +242,17 @@ impl Api {
         options: ChangeOptions,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let pending = self.handle.change(change, options, deadline)?;
+        let pending = self.handle.node().change(change, options, deadline)?;
         let changed = patiently(deadline, pending.into_future()).await;
         match changed.unwrap_or(Changed::Unknown(Unknown::Deadline)) {
             Changed::Done { book, .. } if options.dry_run => {
-                let left = Members::new(&book, &self.handle.status());
+                let left = Members::new(&book, &self.handle.node().status());
                 Ok(answer::json(StatusCode::OK, &left))
             }
             Changed::Done { index, term, .. } => {
                 // The leader has applied it. Whoever asks this member next shall see it too; that
                 // this member may be the one that was removed is no reason not to answer.
-                if let Ok(here) = self.handle.read(Consistency::Stale, index, deadline) {
+                if let Ok(here) = self.handle.node().read(Consistency::Stale, index, deadline) {
                     patiently(deadline, here.into_future()).await;
                 }
                 Ok(answer::applied(index, term))
@@ -268,7 +268,7 @@ impl Api {
             index: u64,
             term: u64,
         }
-        let pending = self.handle.snapshot(deadline)?;
+        let pending = self.handle.node().snapshot(deadline)?;
         match patiently(deadline, pending.into_future()).await {
             Some(SnapshotTaken::Taken { index, term }) => {
                 Ok(answer::json(StatusCode::OK, &Body { index, term }))
@@ -339,13 +339,13 @@ impl Api {
     }
 
     fn members(&self) -> Answer {
-        let status = self.handle.status();
+        let status = self.handle.node().status();
         answer::json(StatusCode::OK, &Members::new(&status.book, &status))
     }
 
     fn status(&self) -> Answer {
         let applied_index = self.store.load().applied_index;
-        answer::json(StatusCode::OK, &Overview::new(self.handle.status(), applied_index))
+        answer::json(StatusCode::OK, &Overview::new(self.handle.node().status(), applied_index))
     }
 
     fn health(&self) -> Result<Answer, Fault> {
@@ -353,7 +353,7 @@ impl Api {
         struct Body {
             healthy: bool,
         }
-        if self.handle.last_turn_age() > self.stuck_after {
+        if self.handle.node().last_turn_age() > self.stuck_after {
             return Err(Fault::unavailable("the node's loop is stuck"));
         }
         Ok(answer::json(StatusCode::OK, &Body { healthy: true }))
@@ -364,7 +364,7 @@ impl Api {
         struct Body {
             ready: bool,
         }
-        let status = self.handle.status();
+        let status = self.handle.node().status();
         if status.ready {
             Ok(answer::json(StatusCode::OK, &Body { ready: true }))
         } else if status.leader_id == 0 {
