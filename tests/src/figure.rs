@@ -30,19 +30,79 @@ pub fn bench(cluster: &Cluster, args: &[&str]) -> Command {
 
 /// The bound of the highest bucket of lateness that any member has a tick in.
 pub fn latest_tick(cluster: &Cluster) -> f64 {
-    let latest = |member| {
+    let members = 0..cluster.n_members();
+    members.map(|member| Histogram::ticks(cluster, member).most()).fold(0.0, f64::max)
+}
+
+/// A histogram among a member's metrics: how many observations are within each bound, in seconds.
+#[derive(Debug, Clone, Default)]
+pub struct Histogram(Vec<(f64, u64)>);
+
+impl Histogram {
+    /// How late a member's loop came to its ticks.
+    pub fn ticks(cluster: &Cluster, member: usize) -> Histogram {
+        let ticks = Histogram::of(cluster, member, "raft_tick_late_seconds", "");
+        ticks.expect("the metrics show the lateness of ticks")
+    }
+
+    /// The sum of a metric's histograms whose labels contain `label`; none when there is no such
+    /// metric yet.
+    pub fn of(cluster: &Cluster, member: usize, name: &str, label: &str) -> Option<Histogram> {
         let text = cluster.ask(member, "GET", "/_metrics", "").text();
-        let bucket = |line: &str| -> Option<(f64, u64)> {
-            let rest = line.strip_prefix("raft_tick_late_seconds_bucket{le=\"")?;
-            let (bound, count) = rest.split_once("\"} ")?;
-            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
-            Some((bound, count.trim().parse().ok()?))
-        };
-        let buckets: Vec<_> = text.lines().filter_map(bucket).collect();
-        let all = buckets.last().expect("the metrics show the lateness of ticks").1;
-        buckets.into_iter().find(|(_, count)| *count == all).map_or(0.0, |(bound, _)| bound)
-    };
-    (0..cluster.n_members()).map(latest).fold(0.0, f64::max)
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        for line in text.lines().filter(|line| line.contains(label)) {
+            let rest = line.strip_prefix(name).and_then(|rest| rest.strip_prefix("_bucket{"));
+            let Some((labels, count)) = rest.and_then(|rest| rest.rsplit_once("} ")) else {
+                continue;
+            };
+            let bound =
+                labels.split(',').find_map(|label| label.strip_prefix("le=\"")?.strip_suffix('"'));
+            let bound = match bound {
+                Some("+Inf") => f64::INFINITY,
+                bound => bound?.parse().ok()?,
+            };
+            let count = count.trim().parse::<u64>().ok()?;
+            match buckets.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => buckets.push((bound, count)),
+            }
+        }
+        (!buckets.is_empty()).then_some(Histogram(buckets))
+    }
+
+    /// What was observed since `before`.
+    pub fn since(mut self, before: &Histogram) -> Histogram {
+        for (bound, count) in &mut self.0 {
+            let earlier = before.0.iter().find(|(known, _)| known == bound);
+            *count -= earlier.map_or(0, |(_, count)| *count);
+        }
+        self
+    }
+
+    /// How many observations there are.
+    pub fn n(&self) -> u64 {
+        self.0.last().map_or(0, |(_, count)| *count)
+    }
+
+    /// How many are within a bound, or within the next bound below it.
+    pub fn n_within(&self, limit: f64) -> u64 {
+        let within = self.0.iter().filter(|(bound, _)| *bound <= limit);
+        within.map(|(_, count)| *count).max().unwrap_or(0)
+    }
+
+    /// The bound of the highest bucket that is not empty; 0 when all are.
+    pub fn most(&self) -> f64 {
+        self.bound_of(1.0)
+    }
+
+    /// The bound that this share of the observations is within; 0 when there are none.
+    pub fn bound_of(&self, share: f64) -> f64 {
+        if self.n() == 0 {
+            return 0.0;
+        }
+        let rank = (share * self.n() as f64).ceil() as u64;
+        self.0.iter().find(|(_, count)| *count >= rank).map_or(0.0, |(bound, _)| *bound)
+    }
 }
 
 /// The load of the machine beside ours, without which no figure says much.
@@ -57,12 +117,6 @@ pub fn machine() -> String {
 pub struct Durations(Vec<Duration>);
 
 impl Durations {
-    /// Takes one more.
-    pub fn push(&mut self, duration: Duration) {
-        let position = self.0.partition_point(|other| *other <= duration);
-        self.0.insert(position, duration);
-    }
-
     /// The smallest that at least this share of all do not exceed.
     ///
     /// # Panics
@@ -90,6 +144,14 @@ impl Durations {
     /// How many there are.
     pub fn n(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl FromIterator<Duration> for Durations {
+    fn from_iter<T: IntoIterator<Item = Duration>>(durations: T) -> Durations {
+        let mut sorted = Durations::default();
+        sorted.extend(durations);
+        sorted
     }
 }
 
@@ -127,14 +189,13 @@ mod tests {
     /// A limit for 38 of 40 is no limit when the rank is off by one.
     #[test]
     fn quantiles_are_ranks() {
-        let mut durations = Durations::default();
-        durations.extend((1..=40).rev().map(Duration::from_secs));
+        let mut durations = Durations::from_iter((1..=40).rev().map(Duration::from_secs));
         assert_eq!(durations.quantile(0.95), Duration::from_secs(38));
         assert_eq!(durations.quantile(0.0), Duration::from_secs(1));
         assert_eq!(durations.quantile(1.0), Duration::from_secs(40));
         assert_eq!(durations.median(), Duration::from_secs(21));
         assert_eq!(durations.n_within(Duration::from_secs(38)), 38);
-        durations.push(Duration::ZERO);
+        durations.extend([Duration::ZERO]);
         assert_eq!(durations.quantile(0.0), Duration::ZERO);
     }
 }

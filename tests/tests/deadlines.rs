@@ -140,9 +140,7 @@ fn read_stale(address: SocketAddr, stop: &AtomicBool) -> (Durations, Vec<String>
         // As often as somebody who looks, not as a load.
         thread::sleep(Duration::from_millis(1));
     }
-    let mut sorted = Durations::default();
-    sorted.extend(times);
-    (sorted, bad)
+    (Durations::from_iter(times), bad)
 }
 
 /// The promise in figures, on an otherwise quiet machine: `make deadlines`.
