@@ -7,7 +7,7 @@
 //!
 //! - [`cli`]: flags, variables and defaults become [`cli::Settings`], or a refusal in one line.
 //! - [`command`]: what a proposal says, in bytes.
-//! - [`kvstore`]: what the committed commands amount to.
+//! - [`kvstore`]: what the committed commands amount to; [`watch`]: what they changed.
 //! - [`state`]: the same as bytes, for snapshots.
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
@@ -23,3 +23,4 @@ pub mod kvstore;
 pub mod logging;
 pub mod run;
 pub mod state;
+pub mod watch;
