@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use raftexample::httpapi::{Api, Metrics, Server, ServerLimits};
+use raftexample::httpapi::{Api, BodyBudget, Metrics, Server, ServerLimits};
 use raftexample::kvstore;
 use raftnode::membership::{
     Book, Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, MemberRole,
@@ -50,7 +50,9 @@ impl Port {
             store,
             request_timeout,
             max_value_bytes: MAX_VALUE_BYTES,
+            bodies: BodyBudget::default(),
             stuck_after,
+            watch_keep_alive: Duration::from_millis(50),
         });
         let (stop, stopped) = watch::channel(());
         let (address_tx, address_rx) = mpsc::channel();
