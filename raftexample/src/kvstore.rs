@@ -30,6 +30,7 @@ use crate::state::Map;
 use crate::watch::{Compacted, Watchable, Watcher};
 pub use key::{Key, SHORT};
 pub use machine::KvStore;
+pub(crate) use once::Record;
 pub use once::{MAX_BYTES as MAX_ONCE_BYTES, MAX_KEYS as MAX_ONCE_KEYS, Table};
 pub use response::{Answer, MAX_RESULT_BYTES, Response, TxnAnswer, TxnResult};
 
@@ -119,5 +120,7 @@ pub fn start(channels: Channels) -> io::Result<(Handle, Store, Applier)> {
     Ok((handle, store, applier))
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -24,3 +24,6 @@ pub mod logging;
 pub mod run;
 pub mod state;
 pub mod watch;
+
+#[cfg(test)]
+mod testing;

@@ -7,7 +7,9 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod figure;
 pub mod http;
 pub mod load;
+pub mod original;
 pub mod readme;
 pub mod rng;

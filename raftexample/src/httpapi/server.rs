@@ -4,7 +4,8 @@
 //! - S1 At most `max_connections` are served; one more is told 503 and closed, at once, so that
 //!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
-//! - S3 A server that is told to stop answers what it has been asked, and nothing after.
+//! - S3 A server that is told to stop answers what it has been asked, and what comes within
+//!   [`LAST_REQUESTS`] on open connections. Each of these answers is its connection's last one.
 //! - S4 A client that does not read its answers is cut off after the request timeout, a watch's
 //!   too.
 
@@ -16,6 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -42,6 +44,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least time between two complaints about failed accepts.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a server that stops goes on reading from connections that wait for their next request.
+/// One that its client had just sent, and nobody had read, would otherwise be cut off without an
+/// answer, and nobody could tell it from one of unknown outcome. Clients that ask again and again
+/// have done so by then, and have been told that the answer was the last.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// How many connections are told at the same time that there are too many. Beyond that they are
 /// closed without a word.
@@ -112,6 +120,11 @@ impl Line {
         self.stop.clone()
     }
 
+    /// Whether the server stops.
+    fn is_last(&self) -> bool {
+        self.stop.has_changed().unwrap_or(true)
+    }
+
     /// The request that came at `since` is refused, for there is too much to do.
     pub(super) fn refused(&self, since: Instant) {
         self.stopwatch.start(since);
@@ -174,8 +187,14 @@ impl Api {
         let patience = self.request_timeout;
         let line = Line { stop: stop.clone(), stopwatch: self.metrics.stopwatch() };
         let patient = Patient::new(stream, patience, line.stopwatch.clone());
-        let service =
-            service_fn(|request| async { Ok::<_, Infallible>(self.serve(request, &line).await) });
+        let service = service_fn(|request| async {
+            let mut answer = self.serve(request, &line).await;
+            if line.is_last() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -185,12 +204,14 @@ impl Api {
             .serve_connection(TokioIo::new(patient), service);
         let mut connection = pin!(connection);
         let ended = {
-            let mut stopping = pin!(stop.changed());
+            let mut stopped = pin!(async {
+                // Its sender is dropped: that is the word.
+                stop.changed().await.ok();
+                tokio::time::sleep(LAST_REQUESTS).await;
+            });
             let mut told = false;
             std::future::poll_fn(|context| {
-                // Before the connection, so that an answer given while stopping says that it is
-                // the last one.
-                if !told && stopping.as_mut().poll(context).is_ready() {
+                if !told && stopped.as_mut().poll(context).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
