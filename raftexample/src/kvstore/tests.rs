@@ -296,7 +296,7 @@ fn keys_are_listed_in_pages() {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (keys.iter().map(|(key, _)| text(key)).collect::<Vec<_>>().join(" "), next.map(text))
     };
-    let table: [(&str, Option<&str>, usize, &str, Option<&str>); 12] = [
+    let table = [
         ("", None, 100, "a a/ a/b a/c a0 b \u{7f}", None),
         ("", None, 7, "a a/ a/b a/c a0 b \u{7f}", None),
         ("", None, 6, "a a/ a/b a/c a0 b", Some("b")),
