@@ -20,6 +20,7 @@ pub(crate) const MAX_VALUE_BYTES: u64 = 100_000;
 pub(crate) struct Port {
     pub(crate) address: SocketAddr,
     pub(crate) node: FakeNode,
+    pub(crate) handle: raftnode::Handle,
     pub(crate) stop: Option<watch::Sender<()>>,
     pub(crate) thread: Option<JoinHandle<()>>,
 }
@@ -65,6 +66,7 @@ impl Port {
             status.cluster_id = 0xabc;
         });
         let handle = channels.handle.clone();
+        let node_handle = handle.clone();
         let (store_handle, store, applier) = kvstore::start(channels).unwrap();
         let api = Arc::new(Api {
             metrics: Metrics::new(handle.metrics()),
@@ -95,7 +97,7 @@ impl Port {
         let taken = address_rx.recv().unwrap();
         let address = address_rx.recv().unwrap();
         assert_eq!(taken, address, "the port does not change between bind and listen");
-        Self { address, node, stop: Some(stop), thread: Some(thread) }
+        Self { address, node, handle: node_handle, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -155,6 +155,27 @@ fn mistakes_are_answered_and_the_connection_lives() {
     assert_eq!(client.ask("PUT", "/k", b"v").status, 204, "still the same connection");
 }
 
+/// What is not HTTP is cut off with a bare status: nobody can say where its request would end.
+#[test]
+fn what_is_no_request_is_cut_off() {
+    let port = Port::open();
+    let requests: [&[u8]; 5] = [
+        b"PUT /k HTTP/1.1\r\nIdempotency-Key: a\0b\r\nContent-Length: 0\r\n\r\n",
+        b"PUT /k HTTP/1.1\r\nIdempotency-Key: a\x7fb\r\nContent-Length: 0\r\n\r\n",
+        b"PUT /\0 HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        b"PUT /k HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"what is this\r\n\r\n",
+    ];
+    for request in requests {
+        let mut client = port.connect();
+        client.send(request);
+        let reply = client.reply(true);
+        assert_eq!((reply.status, reply.body.len()), (400, 0), "{request:?}");
+        assert!(client.is_closed());
+    }
+    assert_eq!(port.ask("GET", "/k", b"").status, 404);
+}
+
 /// Requests that are sent together are answered one by one, in their order.
 #[test]
 fn pipelined_requests_are_answered_in_order() {

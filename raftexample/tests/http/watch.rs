@@ -229,7 +229,7 @@ fn a_watch_before_the_history_is_refused() {
 fn mistakes_at_watch_are_answered() {
     let port = Port::open();
     let ahead = format!("?from-index={}", (1 << 20) + 2);
-    let table: [(&str, &[&str]); 12] = [
+    let table: [(&str, &[&str]); 13] = [
         ("?from-index", &[]),
         ("?from-index=x", &[]),
         ("?from-index=-1", &[]),
@@ -239,6 +239,7 @@ fn mistakes_at_watch_are_answered() {
         (&ahead, &[]),
         ("?from-index=18446744073709551615", &[]),
         ("", &["Last-Event-ID: x"]),
+        ("", &["Last-Event-ID: é"]),
         ("", &["Last-Event-ID:"]),
         ("", &["Last-Event-ID: 18446744073709551615"]),
         ("", &["Last-Event-ID: 1", "Last-Event-ID: 1"]),
@@ -298,6 +299,17 @@ fn a_watcher_that_never_reads_is_cut() {
         client.ask("PUT", "/k", &value);
     }
     drop(watch);
+}
+
+/// A node that ends has no more to tell, and nobody is told that it was too slow.
+#[test]
+fn watches_end_with_the_node() {
+    let port = Port::open();
+    let mut watch = Watch::open(&port, "", &[]);
+    assert_eq!(watch.next().unwrap(), keep_alive(1, 1));
+    port.handle.shutdown();
+    assert_eq!(watch.next().unwrap().data["error"], "shutting_down");
+    assert_eq!(watch.next(), None);
 }
 
 /// A member that stops says so, and does not wait for its watchers.
