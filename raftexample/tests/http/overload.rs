@@ -89,3 +89,30 @@ fn bodies_are_bounded_together() {
         assert_eq!(client.ask("PUT", "/k", &[b'v'; 60_000]).status, 204, "{length}: given back");
     }
 }
+
+/// The aim: from the parsed request to the written answer in less than a millisecond, for 99 of
+/// 100. A figure, and so not among the tests that must hold on any machine.
+#[test]
+#[ignore = "a figure: run it alone, on a machine that has nothing else to do"]
+fn refusals_take_less_than_a_millisecond() {
+    let port = Port::open();
+    port.node.lag(true);
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            let mut client = port.connect();
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    assert_eq!(client.ask("PUT", "/k", &[7; 1000]).status, 503);
+                }
+            });
+        }
+    });
+    let text = String::from_utf8(port.ask("GET", "/_metrics", b"").body).unwrap();
+    let bucket = text
+        .lines()
+        .find_map(|line| line.strip_prefix("http_refusal_seconds_bucket{le=\"0.001\"} "))
+        .unwrap();
+    let fast: u64 = bucket.parse().unwrap();
+    let all = measured(&mut port.connect());
+    assert!(all == 64 * 500 && fast * 100 >= all * 99, "{fast} of {all}\n{text}");
+}
