@@ -47,6 +47,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// but at the end.
 const VALUE_BYTES: usize = 24 << 10;
 
+const READ_AGAIN: &str =
+    "read the keys, and watch from the index behind the X-Raft-Applied-Index of that";
+
 const STOPPING: &str = "this member is stopping";
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -76,7 +79,7 @@ impl Api {
         let watcher = self.store.watch(from_index, Bytes::copy_from_slice(prefix));
         let watcher = watcher
             .map_err(|compacted| {
-                let message = format!("{compacted}; read the keys, then watch from there");
+                let message = format!("{compacted}; {READ_AGAIN}");
                 Fault::new(Kind::Compacted, message)
             })?
             .with_keep_alive(self.watch_keep_alive);
@@ -164,7 +167,7 @@ impl Source {
     fn last_words(&self) -> Bytes {
         match self.store.watch(Some(self.watcher.next_index()), Bytes::new()) {
             Err(compacted) => {
-                let message = format!("this watcher is too slow: {compacted}; read the keys");
+                let message = format!("this watcher is too slow: {compacted}; {READ_AGAIN}");
                 closed(Kind::Compacted, &message)
             }
             Ok(_) => closed(Kind::ShuttingDown, STOPPING),
