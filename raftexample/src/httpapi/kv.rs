@@ -42,13 +42,13 @@ impl Api {
         let share = self.admit_write(body, self.max_value_bytes)?;
         let begin = |value_bytes| command::begin_put(&conditions, key, value_bytes);
         let command = body.read(self.max_value_bytes, begin, deadline).await?;
-        if ack == Ack::None {
-            self.handle.propose(command, deadline)?;
-            return Ok(answer::no_content());
-        }
         let pending = self.handle.propose(command, deadline)?;
+        // From here on the node counts it.
         drop(share);
-        self.written(pending, deadline).await
+        match ack {
+            Ack::Applied => self.written(pending, deadline).await,
+            Ack::None => Ok(answer::no_content()),
+        }
     }
 
     pub(super) async fn delete(
