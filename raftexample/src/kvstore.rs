@@ -58,17 +58,14 @@ pub struct Version {
     pub map: Map,
 }
 
+/// A page of keys with their mod indexes; and the last of them, when there are more behind it.
+pub type Listed<'a> = (Vec<(&'a [u8], u64)>, Option<&'a [u8]>);
+
 impl Version {
     /// Up to `limit` keys that begin with `prefix`, in the order of their bytes, each with its mod
-    /// index; those behind `after` only. With them the last of them, when there are more behind
-    /// it.
+    /// index; those behind `after` only.
     #[must_use]
-    pub fn list<'a>(
-        &'a self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> (Vec<(&'a [u8], u64)>, Option<&'a [u8]>) {
+    pub fn list<'a>(&'a self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Listed<'a> {
         let begin = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),

@@ -113,7 +113,7 @@ impl Api {
     }
 
     /// Waits until the store may be looked at.
-    async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
+    pub(super) async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
         let View { consistency, min_index } = view;
         // Whatever is here will do for a stale read: the node need not be asked. While the log is
         // replayed nothing is here.

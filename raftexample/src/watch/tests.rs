@@ -136,6 +136,9 @@ fn the_history_is_bounded_by_bytes() {
     recorder.show(5);
     assert_eq!(first_index(), 5);
     assert_eq!(next(&mut watch(&watchable, 5)), Watched::Change(large(5, MAX_BYTES)));
+    (6..=7).for_each(|index| recorder.record(put(index, "k")));
+    recorder.show(7);
+    assert_eq!(first_index(), 6);
 }
 
 /// What may not be shown for long, as when a log is replayed, is bounded as well, and what was
