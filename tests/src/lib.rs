@@ -7,7 +7,9 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod history;
 pub mod http;
+pub mod linearizability;
 pub mod load;
 pub mod readme;
 pub mod rng;
