@@ -3,9 +3,14 @@
 //! ```text
 //!  Handle::propose  ──► Pending<Outcome>       Commit::{Restore, Entries, Snapshot} ──► the consumer
 //!  Handle::read     ──► Pending<Read>          Applied::report ◄── the consumer
+//!  Handle::barrier  ──► Pending<Outcome<()>>
 //!  Handle::change   ──► Pending<Changed>
+//!  Handle::transfer ──► Pending<Transferred>
 //!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
+//!
+//! On the raw channels a response is bytes. [`crate::machine`] gives it the type of a state
+//! machine's own; underneath, whoever waits for a proposal is the same [`Waiter`].
 //!
 //! Nothing here blocks the node: a full queue is refused at once, and a consumer that is slow
 //! only grows the distance between what is committed and what it has been given.
@@ -14,7 +19,11 @@
 //! - C1 Every accepted proposal ends in exactly one [`Outcome`]; dropping a waiter is
 //!   [`Outcome::Unknown`], never silence.
 //! - C2 The commit channel is one FIFO: contiguous ranges, each index once, in log order.
+//! - C3 A proposal is answered with the type of response that it was proposed with.
 
+use std::any::{Any, type_name};
+use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::io;
 use std::pin::Pin;
@@ -26,22 +35,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::membership::{Change, ChangeOptions, Changed};
+use crate::leadership::{LeaderWatch, Leadership};
+use crate::membership::{Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed};
 use crate::metrics::Metrics;
 use crate::snapshot::Header;
+use crate::stats::Stats;
 use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<R = Bytes> {
     /// The entry is committed and the consumer has applied it on this member.
     Applied {
         /// The index of its entry in the log.
         index: u64,
         /// The term of its entry.
         term: u64,
-        /// What the consumer answered with [`CommittedEntry::answer`].
-        response: Bytes,
+        /// What the consumer answered with [`CommittedEntry::answer`], or what the state machine's
+        /// [`apply`](crate::machine::StateMachine::apply) gave.
+        response: R,
     },
     /// The proposal is definitely not in the log and never will be.
     Refused(Refusal),
@@ -73,7 +85,19 @@ pub enum Refusal {
     /// The read could not be confirmed, or not applied, until its deadline.
     #[error("the deadline passed before the read could be confirmed")]
     Unavailable,
+    /// The lowest index to wait for is more than [`MAX_INDEX_AHEAD`] beyond the log's last one:
+    /// nobody was ever given such an index.
+    #[error("the index to wait for is more than {MAX_INDEX_AHEAD} beyond the last one")]
+    MinIndex,
+    /// A command without a byte: in the log that is a leader's or a barrier's entry, and no
+    /// consumer ever sees it.
+    #[error("the command is empty")]
+    Empty,
 }
+
+/// How far beyond the last index of this member's log a read may wait for an index: further than
+/// a member that works can be behind.
+pub const MAX_INDEX_AHEAD: u64 = 1 << 20;
 
 /// Why nobody can say what became of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +139,32 @@ pub enum Read {
     Refused(Refusal),
 }
 
+/// How the question whether this member leads ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// After the question was asked a quorum still followed this member.
+    Leads {
+        /// The term that it led then.
+        term: u64,
+    },
+    /// It does not lead, or nobody can tell.
+    Refused(Refusal),
+}
+
+/// How a hand-over of leadership ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transferred {
+    /// Another member leads, or the wanted one did already, and this member knows it.
+    Done {
+        /// Who leads now.
+        leader_id: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Leadership was not handed over as asked; who leads now is another question.
+    Refused(ChangeRefusal),
+}
+
 /// How a wish for a snapshot ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotTaken {
@@ -133,22 +183,23 @@ pub enum SnapshotTaken {
 #[derive(Debug)]
 pub struct Pending<T> {
     receiver: oneshot::Receiver<T>,
-    lost: T,
+    /// What stands for an answer that never comes.
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Pending<T> {
+impl<T> Pending<T> {
     /// Blocks the calling thread until the answer is there. Bounded by the deadline that the
     /// request was made with, and the consumer's time to apply.
     pub fn wait(self) -> T {
         let Self { receiver, lost } = self;
-        receiver.recv().unwrap_or(lost)
+        receiver.recv().unwrap_or_else(|_| lost())
     }
 
     /// The answer, if it is there already. It is given once.
     pub fn try_wait(&mut self) -> Option<T> {
         match self.receiver.try_recv() {
             Ok(answer) => Some(answer),
-            Err(oneshot::TryRecvError::Disconnected) => Some(self.lost.clone()),
+            Err(oneshot::TryRecvError::Disconnected) => Some((self.lost)()),
             Err(oneshot::TryRecvError::Empty) => None,
         }
     }
@@ -158,13 +209,13 @@ impl<T: Clone> Pending<T> {
         let Self { receiver, lost } = self;
         match receiver.recv_timeout(timeout) {
             Ok(answer) => Some(answer),
-            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost),
+            Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost()),
             Err(oneshot::RecvTimeoutError::Timeout) => None,
         }
     }
 }
 
-impl<T: Clone> IntoFuture for Pending<T> {
+impl<T> IntoFuture for Pending<T> {
     type Output = T;
     type IntoFuture = Answer<T>;
 
@@ -177,17 +228,17 @@ impl<T: Clone> IntoFuture for Pending<T> {
 #[derive(Debug)]
 pub struct Answer<T> {
     receiver: oneshot::AsyncReceiver<T>,
-    lost: T,
+    lost: fn() -> T,
 }
 
-impl<T: Clone> Unpin for Answer<T> {}
+impl<T> Unpin for Answer<T> {}
 
-impl<T: Clone> Future for Answer<T> {
+impl<T> Future for Answer<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let answer = Pin::new(&mut self.receiver).poll(context);
-        answer.map(|received| received.unwrap_or_else(|_| self.lost.clone()))
+        answer.map(|received| received.unwrap_or_else(|_| (self.lost)()))
     }
 }
 
@@ -197,7 +248,26 @@ pub(crate) enum Request {
     Read(ReadRequest),
     Change(ChangeRequest),
     Snapshot(SnapshotWish),
+    Transfer(TransferRequest),
     Shutdown,
+}
+
+/// Leadership is to be handed over.
+pub(crate) struct TransferRequest {
+    pub(crate) to: Option<u64>,
+    pub(crate) deadline: Instant,
+    reply: oneshot::Sender<Transferred>,
+    permit: Permit,
+}
+
+impl TransferRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, transferred: Transferred) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        reply.send(transferred).ok();
+    }
 }
 
 /// A membership change on its way to the leader.
@@ -243,19 +313,67 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Waiter,
 }
 
-/// A read on its way to an index.
+/// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
-    pub(crate) consistency: Consistency,
+    pub(crate) purpose: Purpose,
     pub(crate) min_index: u64,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Read>,
-    pub(crate) permit: Permit,
+    reply: ReadReply,
+    permit: Permit,
+}
+
+/// What is wanted to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// When the state may be read.
+    Read(Consistency),
+    /// Whether this member leads, by a quorum's word.
+    Verify,
+}
+
+enum ReadReply {
+    Read(oneshot::Sender<Read>),
+    Verified(oneshot::Sender<Verified>),
 }
 
 impl ReadRequest {
-    /// Answers the read; nobody may be listening any more.
-    pub(crate) fn answer(self, read: Read) {
+    /// Whether a quorum has to be asked.
+    pub(crate) fn needs_round(&self) -> bool {
+        matches!(self.purpose, Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
+    }
+
+    /// The state may be read: it holds everything through `index`.
+    pub(crate) fn ready(self, index: u64) {
         let Self { reply, permit, .. } = self;
+        if let ReadReply::Read(reply) = reply {
+            Self::send(reply, permit, Read::Ready { index });
+        }
+    }
+
+    /// A quorum has confirmed that this member leads `term`.
+    pub(crate) fn verified(self, term: u64) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        if let ReadReply::Verified(reply) = reply {
+            // Who asked may have given up waiting: then the answer has nowhere to go.
+            reply.send(Verified::Leads { term }).ok();
+        }
+    }
+
+    /// It cannot be answered.
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let Self { reply, permit, .. } = self;
+        match reply {
+            ReadReply::Read(reply) => Self::send(reply, permit, Read::Refused(refusal)),
+            ReadReply::Verified(reply) => {
+                drop(permit);
+                // As above.
+                reply.send(Verified::Refused(refusal)).ok();
+            }
+        }
+    }
+
+    fn send(reply: oneshot::Sender<Read>, permit: Permit, read: Read) {
         permit.metrics().read(&read);
         drop(permit);
         // The reader may have given up waiting: then the answer has nowhere to go.
@@ -263,22 +381,57 @@ impl ReadRequest {
     }
 }
 
+/// The sending end of a proposer's [`Pending`], whatever type of response it waits for.
+trait Reply: Any + Send {
+    /// Ends the proposal without a response.
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>);
+}
+
+impl<R: Send + 'static> Reply for oneshot::Sender<Outcome<R>> {
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>) {
+        let outcome = match outcome {
+            Outcome::Applied { response, .. } => match response {},
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(unknown) => Outcome::Unknown(unknown),
+        };
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        self.send(outcome).ok();
+    }
+}
+
 /// Whoever holds it owes its proposer an [`Outcome`]; dropping it answers
 /// [`Unknown::Stopped`].
-#[derive(Debug)]
 pub(crate) struct Waiter {
     /// `None` once it is used.
-    reply: Option<(oneshot::Sender<Outcome>, Permit)>,
+    reply: Option<(Box<dyn Reply>, Permit)>,
 }
 
 impl Waiter {
-    /// Answers the proposer; nobody may be listening any more.
-    pub(crate) fn answer(mut self, outcome: Outcome) {
-        self.send(outcome);
+    /// Tells the proposer that its command is not applied, or that nobody knows; nobody may be
+    /// listening any more.
+    pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
+        self.end(outcome);
     }
 
-    fn send(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: Outcome<Infallible>) {
         let Some((reply, permit)) = self.reply.take() else { return };
+        permit.metrics().proposal(&outcome);
+        // Whoever has the answer finds the place free.
+        drop(permit);
+        reply.end(outcome);
+    }
+
+    /// See C3.
+    pub(crate) fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
+        let Some((reply, permit)) = self.reply.take() else { return };
+        let reply: Box<dyn Any> = reply;
+        let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
+            panic!(
+                "C3: the proposer of index {index} waits for a response of another type than {}",
+                type_name::<R>()
+            )
+        });
+        let outcome = Outcome::Applied { index, term, response };
         permit.metrics().proposal(&outcome);
         drop(permit);
         // The proposer may have given up waiting: then the answer has nowhere to go.
@@ -286,9 +439,15 @@ impl Waiter {
     }
 }
 
+impl fmt::Debug for Waiter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Waiter").finish_non_exhaustive()
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.send(Outcome::Unknown(Unknown::Stopped));
+        self.end(Outcome::Unknown(Unknown::Stopped));
     }
 }
 
@@ -321,21 +480,57 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Refuses at once, without a trace in the log, when too much is waiting already, when the
-    /// command is too large, or when the node has stopped.
+    /// Refuses at once, without a trace in the log and without asking the loop, when too much is
+    /// waiting already, when commits run more than [`MAX_LAG_ENTRIES`](crate::MAX_LAG_ENTRIES)
+    /// or [`MAX_LAG_BYTES`](crate::MAX_LAG_BYTES) ahead of what the consumer has applied, when
+    /// the command is empty or too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
+        self.propose_for(data, deadline)
+    }
+
+    /// Offers an entry without a command to the log. Once it is applied, so is everything that
+    /// was committed before: whoever has just learnt that it leads then knows the whole state
+    /// (hashicorp's Barrier). The consumer does not see it; the answer comes by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`propose`](Self::propose).
+    pub fn barrier(&self, deadline: Instant) -> Result<Pending<Outcome<()>>, Refusal> {
+        self.offer(Bytes::new(), deadline)
+    }
+
+    /// As [`propose`](Self::propose), for a consumer that answers with `R`. See C3.
+    pub(crate) fn propose_for<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
+        if data.is_empty() {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(Refusal::Empty));
+            return Err(Refusal::Empty);
+        }
+        self.offer(data, deadline)
+    }
+
+    fn offer<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
         let bytes = data.len() as u64;
         let permit = if bytes > self.admission.limits.max_entry_bytes {
             Err(Refusal::TooLarge)
         } else {
-            Admission::admit(&self.admission, bytes)
+            Admission::admit_proposal(&self.admission, bytes)
         };
-        let refused = |refusal: &Refusal| self.metrics().proposal(&Outcome::Refused(*refusal));
+        let refused = |refusal: &Refusal| {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(*refusal));
+        };
         let permit = permit.inspect_err(refused)?;
-        let (reply, receiver) = oneshot::channel();
-        let waiter = Waiter { reply: Some((reply, permit)) };
+        let (reply, receiver) = oneshot::channel::<Outcome<R>>();
+        let waiter = Waiter { reply: Some((Box::new(reply), permit)) };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
-        Ok(Pending { receiver, lost: Outcome::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Outcome::Unknown(Unknown::Stopped) })
     }
 
     /// Asks when a read may look at the consumer's state: at the given consistency, and not
@@ -351,11 +546,74 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Pending<Read>, Refusal> {
         let refused = |refusal: &Refusal| self.metrics().read(&Read::Refused(*refusal));
-        let permit = Admission::admit(&self.admission, 0).inspect_err(refused)?;
+        let last_index = self.shared.pending.last_index.load(Ordering::Relaxed);
+        let permit = if min_index > last_index.saturating_add(MAX_INDEX_AHEAD) {
+            Err(Refusal::MinIndex)
+        } else {
+            Admission::admit(&self.admission, 0)
+        };
+        let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ReadRequest { consistency, min_index, deadline, reply, permit };
+        let (purpose, reply) = (Purpose::Read(consistency), ReadReply::Read(reply));
+        self.submit(Request::Read(ReadRequest { purpose, min_index, deadline, reply, permit }))?;
+        Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks a quorum whether this member leads: true at some moment after the question. A leader
+    /// that does not know yet that it was deposed gets no such answer. (Hashicorp's VerifyLeader;
+    /// the round is that of a linearizable read, thesis 6.4.)
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped.
+    pub fn verify_leader(&self, deadline: Instant) -> Result<Pending<Verified>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        let (purpose, reply) = (Purpose::Verify, ReadReply::Verified(reply));
+        let request = ReadRequest { purpose, min_index: 0, deadline, reply, permit };
         self.submit(Request::Read(request))?;
-        Ok(Pending { receiver, lost: Read::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || Verified::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks for leadership to be handed to `to`, or to the voter that has most of the log; any
+    /// member takes the question. The answer comes when this member knows the new leader.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped. Why
+    /// leadership was not handed over comes as [`Transferred::Refused`].
+    pub fn transfer(
+        &self,
+        to: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Pending<Transferred>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        self.submit(Request::Transfer(TransferRequest { to, deadline, reply, permit }))?;
+        let lost = || {
+            let message = Refusal::ShuttingDown.to_string();
+            let kind = ChangeRefusalKind::ShuttingDown;
+            Transferred::Refused(ChangeRefusal { kind, message })
+        };
+        Ok(Pending { receiver, lost })
+    }
+
+    /// Who leads, as this member knew at the end of its last turn.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.watch_leader().latest()
+    }
+
+    /// Follows who leads, from now on.
+    #[must_use]
+    pub fn watch_leader(&self) -> LeaderWatch {
+        LeaderWatch::new(Arc::clone(&self.shared))
+    }
+
+    /// This node's state in the keys and formats that users of hashicorp/raft know.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.status())
     }
 
     /// Asks for a membership change; any member takes it and gives it to the leader. The answer
@@ -375,7 +633,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
-        Ok(Pending { receiver, lost: Changed::Unknown(Unknown::Stopped) })
+        Ok(Pending { receiver, lost: || Changed::Unknown(Unknown::Stopped) })
     }
 
     /// Asks for a snapshot of everything that is applied on this member now. When the newest one
@@ -388,7 +646,7 @@ impl Handle {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
         self.submit(Request::Snapshot(SnapshotWish { deadline, reply, _permit: permit }))?;
-        Ok(Pending { receiver, lost: SnapshotTaken::Refused(Refusal::ShuttingDown) })
+        Ok(Pending { receiver, lost: || SnapshotTaken::Refused(Refusal::ShuttingDown) })
     }
 
     /// Asks the node to stop: it refuses new work, resolves what is on its way within the
@@ -431,8 +689,11 @@ impl Handle {
         // The caller hears of it from here; answering counts it.
         match request {
             Request::Propose(proposal) => proposal.waiter.answer(Outcome::Refused(refusal)),
-            Request::Read(read) => read.answer(Read::Refused(refusal)),
-            Request::Change(_) | Request::Snapshot(_) | Request::Shutdown => {}
+            Request::Read(read) => read.refuse(refusal),
+            Request::Change(_)
+            | Request::Snapshot(_)
+            | Request::Transfer(_)
+            | Request::Shutdown => {}
         }
         Err(refusal)
     }
@@ -455,6 +716,15 @@ struct Admission {
 }
 
 impl Admission {
+    /// Whatever commits beyond what the consumer can apply only waits longer: new proposals are
+    /// refused until it has caught up.
+    fn admit_proposal(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
+        if this.shared.pending.lags.load(Ordering::Relaxed) {
+            return Err(Refusal::Overloaded);
+        }
+        Self::admit(this, bytes)
+    }
+
     fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
         let pending = &this.shared.pending;
         pending.requests.fetch_add(1, Ordering::Relaxed);
@@ -550,8 +820,8 @@ impl Drop for SnapshotRequest {
     }
 }
 
-impl std::fmt::Debug for SnapshotRequest {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SnapshotRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("SnapshotRequest")
             .field("index", &self.index)
@@ -574,8 +844,8 @@ pub struct Restore {
     pub state: Box<dyn io::Read + Send>,
 }
 
-impl std::fmt::Debug for Restore {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Restore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Restore")
             .field("index", &self.index)
@@ -620,9 +890,19 @@ impl CommittedEntry {
 
     /// Tells the proposer, if it waits on this member, what applying the command gave. Call it
     /// after the state shows the command.
+    ///
+    /// # Panics
+    ///
+    /// C3: when the command was proposed through a [`crate::machine::Handle`], whose proposers
+    /// wait for a state machine's response.
     pub fn answer(self, response: Bytes) {
+        self.respond(response);
+    }
+
+    /// As [`answer`](Self::answer), to a proposer that waits for an `R`. See C3.
+    pub(crate) fn respond<R: Send + 'static>(self, response: R) {
         if let Some(waiter) = self.waiter {
-            waiter.answer(Outcome::Applied { index: self.index, term: self.term, response });
+            waiter.applied(self.index, self.term, response);
         }
     }
 }

@@ -53,6 +53,7 @@
 //! - N7 Term, vote and commit index never regress on disk.
 //! - N8 Every accepted proposal gets exactly one outcome, and it is true.
 
+pub mod machine;
 pub mod membership;
 #[doc(hidden)]
 pub mod testing;
@@ -63,22 +64,27 @@ mod directory;
 mod error;
 mod identity;
 mod key;
+mod leadership;
 mod metrics;
 mod node;
 mod pins;
 mod snapshot;
+mod stats;
 mod status;
 mod storage;
 mod transport;
 mod vet;
 
 pub use channel::{
-    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, Outcome, Pending, Read,
-    Refusal, Restore, SnapshotRequest, SnapshotTaken, Unknown,
+    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, MAX_INDEX_AHEAD,
+    Outcome, Pending, Read, Refusal, Restore, SnapshotRequest, SnapshotTaken, Transferred, Unknown,
+    Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
 pub use directory::member_id;
 pub use error::Error;
+pub use leadership::{LeaderWatch, Leadership};
 pub use metrics::Metrics;
-pub use node::{Channels, Node};
+pub use node::{Channels, MAX_LAG_BYTES, MAX_LAG_ENTRIES, Node};
+pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};

@@ -133,7 +133,7 @@ impl Metrics {
         registry.register_collector(Box::new(Scrape { shared: Arc::clone(&own.shared) }));
     }
 
-    pub(crate) fn proposal(&self, ended: &Outcome) {
+    pub(crate) fn proposal<R>(&self, ended: &Outcome<R>) {
         let labels = match ended {
             Outcome::Applied { .. } => {
                 self.inner.applied.inc();
@@ -229,6 +229,8 @@ fn refusal_name(refusal: Refusal) -> &'static str {
         Refusal::ShuttingDown => "shutting_down",
         Refusal::NotLeader => "not_leader",
         Refusal::Unavailable => "unavailable",
+        Refusal::MinIndex => "min_index",
+        Refusal::Empty => "empty",
     }
 }
 
@@ -252,6 +254,7 @@ fn change_refusal_name(kind: ChangeRefusalKind) -> &'static str {
         ChangeRefusalKind::NoLeader => "no_leader",
         ChangeRefusalKind::Overloaded => "overloaded",
         ChangeRefusalKind::ShuttingDown => "shutting_down",
+        ChangeRefusalKind::Failed => "failed",
     }
 }
 

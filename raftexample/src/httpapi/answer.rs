@@ -128,6 +128,7 @@ impl From<Refusal> for Fault {
             Refusal::ShuttingDown => (unavailable, "shutting_down"),
             Refusal::Unavailable => (unavailable, "unavailable"),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Refusal::MinIndex | Refusal::Empty => (StatusCode::BAD_REQUEST, "malformed"),
         };
         let fault = Self::new(status, kind, refusal.to_string());
         // Whoever hears that the member stops should not ask it again on this connection.
@@ -149,6 +150,7 @@ impl From<ChangeRefusal> for Fault {
             Kind::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
             Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Kind::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+            Kind::Failed => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         let fault = Self::new(status, kind, refusal.message);
         if refusal.kind == Kind::ShuttingDown { fault.closing() } else { fault }

@@ -23,7 +23,8 @@ use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
 use crate::key::Attempt;
 use crate::membership::{
-    Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, parse_cluster,
+    Asked, Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole,
+    parse_cluster,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::{self, Announced, Incoming, Outgoing};
@@ -31,7 +32,7 @@ use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
     Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
-    Unknown,
+    Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -88,7 +89,7 @@ enum Wire {
     Frame(Frame),
     Snapshot(Message, Bytes),
     SnapshotReport(Result<(), String>),
-    Call(u64, ChangeRequest),
+    Call(u64, Asked, ChangeOptions, Instant),
     Answered(u64, CallResult),
 }
 
@@ -330,14 +331,8 @@ impl Cluster {
         }
         for ask in member.core.take_asks() {
             match ask {
-                Ask::Call { to, tag, wish, options, deadline } => {
-                    let answers = Arc::clone(&self.answers);
-                    let answer = Box::new(move |changed| {
-                        answers.lock().unwrap().push((to, id, tag, changed));
-                    });
-                    let is_called = true;
-                    let request = ChangeRequest { wish, options, deadline, is_called, answer };
-                    network.push_back((id, to, Wire::Call(tag, request)));
+                Ask::Call { to, tag, asked, options, deadline } => {
+                    network.push_back((id, to, Wire::Call(tag, asked, options, deadline)));
                 }
                 Ask::Probe { url, tag } => {
                     let result = self.answering.get(&url).cloned().unwrap_or(ProbeResult::Nobody);
@@ -369,10 +364,28 @@ impl Cluster {
             Wire::SnapshotReport(result) => {
                 self.step(to, |core, _, _| core.snapshot_reported(from, &result))
             }
-            Wire::Call(_, request) => self.step(to, |core, _, _| {
-                core.change(request);
-                Ok(())
-            }),
+            Wire::Call(tag, asked, options, deadline) => {
+                let answers = Arc::clone(&self.answers);
+                let answer = Box::new(move |changed| {
+                    answers.lock().unwrap().push((to, from, tag, changed));
+                });
+                self.step(to, |core, _, _| {
+                    match asked {
+                        Asked::Member(wish) => {
+                            let is_called = true;
+                            core.change(ChangeRequest {
+                                wish,
+                                options,
+                                deadline,
+                                is_called,
+                                answer,
+                            });
+                        }
+                        Asked::Leader { to } => core.transfer_called(to, answer),
+                    }
+                    Ok(())
+                })
+            }
             Wire::Answered(tag, result) => self.step(to, |core, _, _| {
                 core.answered(tag, result);
                 Ok(())
@@ -387,7 +400,7 @@ impl Cluster {
             Wire::Snapshot(..) => {
                 sender.core.snapshot_reported(to, &Err("cut".into())).unwrap();
             }
-            Wire::Call(tag, _) => sender.core.answered(tag, CallResult::NotSent("cut".into())),
+            Wire::Call(tag, ..) => sender.core.answered(tag, CallResult::NotSent("cut".into())),
             Wire::Frame(_) | Wire::SnapshotReport(_) | Wire::Answered(..) => {}
         }
     }
@@ -497,6 +510,23 @@ impl Cluster {
         let pending = handle.read(consistency, 0, self.deadline()).unwrap();
         let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
         self.member(id).core.read(request);
+        pending
+    }
+
+    /// Asks a member whether it leads.
+    fn verify(&mut self, id: u64) -> Pending<Verified> {
+        let (handle, requests) = self.request();
+        let pending = handle.verify_leader(self.deadline()).unwrap();
+        let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
+        self.member(id).core.read(request);
+        pending
+    }
+
+    fn transfer(&mut self, id: u64, to: Option<u64>) -> Pending<Transferred> {
+        let (handle, requests) = self.request();
+        let pending = handle.transfer(to, self.deadline()).unwrap();
+        let Ok(Request::Transfer(request)) = requests.recv() else { panic!("a transfer") };
+        self.member(id).core.transfer(request);
         pending
     }
 
