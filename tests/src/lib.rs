@@ -11,5 +11,6 @@ pub mod history;
 pub mod http;
 pub mod linearizability;
 pub mod load;
+pub mod proxy;
 pub mod readme;
 pub mod rng;
