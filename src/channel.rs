@@ -108,6 +108,10 @@ pub enum Unknown {
     /// A snapshot replaced the part of the log that may hold it.
     #[error("a snapshot replaced the part of the log that may hold the proposal")]
     Restored,
+    /// It has been given to raft, and its proposer was told so too early.
+    #[cfg(any(test, feature = "defects"))]
+    #[error("the proposal was appended; nobody waited for more")]
+    Appended,
     /// The node stopped, or its consumer dropped the entry without an answer.
     #[error("the node stopped before the outcome was known")]
     Stopped,
@@ -411,6 +415,11 @@ impl Waiter {
     /// listening any more.
     pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
         self.end(outcome);
+    }
+
+    #[cfg(any(test, feature = "defects"))]
+    pub(crate) fn appended(&mut self) {
+        self.end(Outcome::Unknown(Unknown::Appended));
     }
 
     fn end(&mut self, outcome: Outcome<Infallible>) {

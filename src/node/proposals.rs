@@ -58,6 +58,8 @@ pub(super) struct Proposals {
     barriers: BTreeMap<u64, (u64, Proposal)>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<crate::Defect>,
 }
 
 impl Proposals {
@@ -72,6 +74,8 @@ impl Proposals {
             terms: BTreeMap::new(),
             barriers: BTreeMap::new(),
             next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
@@ -110,7 +114,12 @@ impl Proposals {
             Some(ripe) if ripe.not_before <= tick => self.cooling.pop_front(),
             _ => self.parked.pop_front(),
         };
-        let Parked { sequence, proposal, .. } = next?;
+        #[allow(unused_mut, reason = "a defect changes it")]
+        let Parked { sequence, mut proposal, .. } = next?;
+        #[cfg(any(test, feature = "defects"))]
+        if self.defect == Some(crate::Defect::AckAtAppend) {
+            proposal.waiter.appended();
+        }
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");

@@ -52,6 +52,8 @@ pub(super) struct Reads {
     confirmed: BTreeMap<u64, Vec<ReadRequest>>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<crate::Defect>,
 }
 
 impl Reads {
@@ -68,6 +70,8 @@ impl Reads {
             not_before: 0,
             confirmed: BTreeMap::new(),
             next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
@@ -132,6 +136,10 @@ impl Reads {
             return None;
         }
         self.last_counter += 1;
+        #[cfg(any(test, feature = "defects"))]
+        if self.defect == Some(crate::Defect::ReusedContexts) {
+            self.last_counter = 1;
+        }
         let context = Key { node: self.node, nonce: self.nonce, sequence: self.last_counter };
         let (requests, rest) =
             std::mem::take(&mut self.waiting).into_iter().partition(ReadRequest::needs_round);

@@ -205,6 +205,8 @@ impl Api {
         match outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)) {
             Outcome::Applied { index, term, .. } => Ok(answer::applied(index, term)),
             Outcome::Refused(refusal) => Err(refusal.into()),
+            #[cfg(feature = "defects")]
+            Outcome::Unknown(Unknown::Appended) => Ok(answer::accepted()),
             Outcome::Unknown(unknown) => Err(Fault::unknown(unknown)),
         }
     }
