@@ -317,6 +317,17 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Waiter,
 }
 
+#[cfg(any(test, feature = "defects"))]
+impl Proposal {
+    /// It was just given to raft; if that is the defect, its proposer is told now.
+    pub(crate) fn spoil(mut self, defect: Option<crate::Defect>) -> Self {
+        if defect == Some(crate::Defect::AckAtAppend) {
+            self.waiter.end(Outcome::Unknown(Unknown::Appended));
+        }
+        self
+    }
+}
+
 /// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
     pub(crate) purpose: Purpose,
@@ -415,11 +426,6 @@ impl Waiter {
     /// listening any more.
     pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
         self.end(outcome);
-    }
-
-    #[cfg(any(test, feature = "defects"))]
-    pub(crate) fn appended(&mut self) {
-        self.end(Outcome::Unknown(Unknown::Appended));
     }
 
     fn end(&mut self, outcome: Outcome<Infallible>) {
@@ -679,6 +685,13 @@ impl Handle {
         self.shared.last_turn_age()
     }
 
+    /// Whether a proposal of so many bytes would be refused for overload now: for those who want
+    /// to know before they read it. Whoever asks is not let in by it, nor counted.
+    #[must_use]
+    pub fn is_overloaded(&self, bytes: u64) -> bool {
+        self.admission.lags() || self.admission.is_over(1, bytes)
+    }
+
     /// What this node counts and measures.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -728,10 +741,18 @@ impl Admission {
     /// Whatever commits beyond what the consumer can apply only waits longer: new proposals are
     /// refused until it has caught up.
     fn admit_proposal(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
-        if this.shared.pending.lags.load(Ordering::Relaxed) {
-            return Err(Refusal::Overloaded);
-        }
-        Self::admit(this, bytes)
+        if this.lags() { Err(Refusal::Overloaded) } else { Self::admit(this, bytes) }
+    }
+
+    fn lags(&self) -> bool {
+        self.shared.pending.lags.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is pending, with so much more, is over the limits.
+    fn is_over(&self, requests: u64, bytes: u64) -> bool {
+        let pending = &self.shared.pending;
+        pending.requests.load(Ordering::Relaxed) + requests > self.limits.max_pending
+            || pending.bytes.load(Ordering::Relaxed) + bytes > self.limits.max_pending_bytes
     }
 
     fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
@@ -739,9 +760,7 @@ impl Admission {
         pending.requests.fetch_add(1, Ordering::Relaxed);
         pending.bytes.fetch_add(bytes, Ordering::Relaxed);
         let permit = Permit { admission: Arc::clone(this), bytes };
-        let over = pending.requests.load(Ordering::Relaxed) > this.limits.max_pending
-            || pending.bytes.load(Ordering::Relaxed) > this.limits.max_pending_bytes;
-        if over { Err(Refusal::Overloaded) } else { Ok(permit) }
+        if this.is_over(0, 0) { Err(Refusal::Overloaded) } else { Ok(permit) }
     }
 }
 

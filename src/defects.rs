@@ -6,8 +6,6 @@
 
 use std::str::FromStr;
 
-use crate::channel::{Consistency, Purpose, ReadRequest};
-
 /// What a node does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
@@ -38,15 +36,5 @@ impl FromStr for Defect {
             let names = Self::ALL.map(|(name, _)| name).join(", ");
             format!("{text:?} is not the name of a defect; there are {names}")
         })
-    }
-}
-
-/// Makes a linearizable read one that asks nobody, if that is the defect.
-pub(crate) fn spoil_read(defect: Option<Defect>, request: ReadRequest) -> ReadRequest {
-    match (defect, &request.purpose) {
-        (Some(Defect::LocalReads), Purpose::Read(Consistency::Linearizable)) => {
-            ReadRequest { purpose: Purpose::Read(Consistency::Stale), ..request }
-        }
-        _ => request,
     }
 }

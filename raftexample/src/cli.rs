@@ -16,7 +16,6 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use raftnode::membership::{self, Founder};
 use raftnode::{Config, SnapshotPolicy};
 
-use crate::command;
 use crate::logging::{Format, Level};
 
 /// The exit code of a wrong command line.
@@ -364,7 +363,8 @@ impl Settings {
         config.client_url = self.client_url(bound);
         config.heartbeat_interval = self.heartbeat_interval;
         config.election_timeout = self.election_timeout;
-        config.max_entry_bytes = self.max_value_bytes + command::MAX_OVERHEAD_BYTES as u64;
+        // The values of a txn together may be more than the largest one.
+        config.max_entry_bytes = raftnode::MAX_ENTRY_BYTES;
         config.shutdown_timeout = self.request_timeout;
         config.join = self.join;
         config.snapshots = self.snapshots;

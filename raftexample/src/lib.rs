@@ -7,7 +7,7 @@
 //!
 //! - [`cli`]: flags, variables and defaults become [`cli::Settings`], or a refusal in one line.
 //! - [`command`]: what a proposal says, in bytes.
-//! - [`kvstore`]: what the committed commands amount to.
+//! - [`kvstore`]: what the committed commands amount to; [`watch`]: what they changed.
 //! - [`state`]: the same as bytes, for snapshots.
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
@@ -26,6 +26,7 @@ pub mod kvstore;
 pub mod logging;
 pub mod run;
 pub mod state;
+pub mod watch;
 
 /// What the binary is: chooses by the command line what runs, and gives the exit code.
 #[must_use]

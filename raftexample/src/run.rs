@@ -18,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::{self, Settings};
-use crate::httpapi::{Api, GRACE, Metrics, Server, ServerLimits};
+use crate::httpapi::{Api, BodyBudget, GRACE, Metrics, Server, ServerLimits};
 use crate::kvstore;
 use crate::logging::{self, Format};
+use crate::watch::KEEP_ALIVE;
 
 /// It could not start: a port, a lock, a directory that is not writable.
 const CANNOT_START: u8 = 1;
@@ -136,7 +137,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
     };
     warn_if_exposed(address, node.peer_address(), &logger);
     let handle = channels.handle.clone();
-    let (store, applier) = kvstore::start(channels.commits, channels.applied)
+    let (store_handle, store, applier) = kvstore::start(channels)
         .map_err(|error| Failure::start("cannot start the applier", &error))?;
     let mut node = on_a_thread("join", move || node.join())?;
     let mut applier = on_a_thread("join-applier", move || applier.join())?;
@@ -146,12 +147,14 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
     })?;
     info!(logger, "serving clients"; "address" => %address, "version" => cli::VERSION);
     let api = Arc::new(Api {
-        metrics: Metrics::new(channels.handle.metrics()),
-        handle: channels.handle,
+        metrics: Metrics::new(handle.metrics()),
+        handle: store_handle,
         store,
         request_timeout: settings.request_timeout,
         max_value_bytes: settings.max_value_bytes,
+        bodies: BodyBudget::default(),
         stuck_after: settings.election_timeout * 2,
+        watch_keep_alive: KEEP_ALIVE,
     });
     let limits = ServerLimits { max_connections };
     let (stop, stopped) = watch::channel(());
@@ -188,9 +191,9 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         (node_ended, applier_ended) = ending => {
             // The applier's end stops the node, so its reason is the first one.
             match applier_ended {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => return Err(Failure::new(BUG, error.to_string())),
-                Ok(Err(_)) | Err(_) => return Err(Failure::new(BUG, "the applier panicked")),
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Failure::new(BUG, error.to_string())),
+                Err(_) => return Err(Failure::new(BUG, "the applier panicked")),
             }
             let node_ended = node_ended.unwrap_or_else(|_| {
                 Err(Error::Invariant("the thread that waits for the node is gone".into()))

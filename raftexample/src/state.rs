@@ -25,7 +25,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 
 use crate::command::MAX_KEY_BYTES;
-use crate::kvstore::{Key, Value};
+use crate::kvstore::{Key, Table, Value};
 
 /// The keys of a store.
 pub type Map = OrdMap<Key, Arc<Value>>;
@@ -44,7 +44,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// # Errors
 ///
 /// What `writer` returns.
-pub fn write(map: &Map, writer: impl Write) -> io::Result<()> {
+pub fn write(map: &Map, table: &Table, writer: impl Write) -> io::Result<()> {
+    let _skeleton = table;
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
     writer.write_all(&MAGIC)?;
     writer.write_all(&VERSION.to_le_bytes())?;
@@ -68,11 +69,11 @@ pub fn write(map: &Map, writer: impl Write) -> io::Result<()> {
 /// # Errors
 ///
 /// What `reader` returns, and [`io::ErrorKind::InvalidData`] for bytes that are no store.
-pub fn read(reader: impl Read) -> io::Result<Map> {
+pub fn read(reader: impl Read) -> io::Result<(Map, Table)> {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let mut map = Map::new();
     if reader.fill_buf()?.is_empty() {
-        return Ok(map);
+        return Ok((map, Table::default()));
     }
     if array(&mut reader)? != MAGIC {
         return Err(invalid("it does not begin as a store does"));
@@ -113,7 +114,7 @@ pub fn read(reader: impl Read) -> io::Result<Map> {
     if !reader.fill_buf()?.is_empty() {
         return Err(invalid("it goes on after its end"));
     }
-    Ok(map)
+    Ok((map, Table::default()))
 }
 
 fn array<const N: usize>(reader: &mut impl Read) -> io::Result<[u8; N]> {
@@ -142,7 +143,7 @@ mod tests {
 
     fn written(map: &Map) -> Vec<u8> {
         let mut bytes = Vec::new();
-        write(map, &mut bytes).unwrap();
+        write(map, &Table::default(), &mut bytes).unwrap();
         bytes
     }
 
@@ -156,7 +157,7 @@ mod tests {
     fn state_bytes_are_pinned() {
         let map = map([(&b"b\xff"[..], &b""[..], 7), (b"a", b"1", 5)]);
         assert_eq!(written(&map), GOLDEN);
-        assert_eq!(read(GOLDEN).unwrap(), map);
+        assert_eq!(read(GOLDEN).unwrap().0, map);
     }
 
     /// Whatever a store can hold comes back: long keys, odd bytes, the largest value, nothing.
@@ -170,9 +171,9 @@ mod tests {
             (&long, b"\0\xff", 2),
         ]);
         for map in [Map::new(), full] {
-            assert_eq!(read(&written(&map)[..]).unwrap(), map);
+            assert_eq!(read(&written(&map)[..]).unwrap().0, map);
         }
-        assert_eq!(read(io::empty()).unwrap(), Map::new());
+        assert_eq!(read(io::empty()).unwrap().0, Map::new());
     }
 
     /// A snapshot that was cut must not become a smaller store.
@@ -242,7 +243,7 @@ mod tests {
             let bytes = written(&built);
             let write = computed() - start;
             let start = computed();
-            let restored = read(&bytes[..]).unwrap();
+            let (restored, _) = read(&bytes[..]).unwrap();
             let read = computed() - start;
             assert_eq!(restored.len() as u64, keys);
             let unshared = resident_kib();

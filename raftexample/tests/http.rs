@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use raftexample::httpapi::{Api, Metrics, Server, ServerLimits};
+use raftexample::httpapi::{Api, BodyBudget, Metrics, Server, ServerLimits};
 use raftexample::kvstore;
 use raftnode::membership::{
     Book, Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, MemberRole,
@@ -42,15 +42,17 @@ impl Port {
             status.book = Book::founding(&[founder]);
             status.cluster_id = 0xabc;
         });
-        let (store, applier) = kvstore::start(channels.commits, channels.applied).unwrap();
         let handle = channels.handle.clone();
+        let (store_handle, store, applier) = kvstore::start(channels).unwrap();
         let api = Arc::new(Api {
-            metrics: Metrics::new(channels.handle.metrics()),
-            handle: channels.handle,
+            metrics: Metrics::new(handle.metrics()),
+            handle: store_handle,
             store,
             request_timeout,
             max_value_bytes: MAX_VALUE_BYTES,
+            bodies: BodyBudget::default(),
             stuck_after,
+            watch_keep_alive: Duration::from_millis(50),
         });
         let (stop, stopped) = watch::channel(());
         let (address_tx, address_rx) = mpsc::channel();
@@ -66,7 +68,7 @@ impl Port {
             });
             handle.shutdown();
             drop(handle);
-            applier.join().unwrap().unwrap();
+            applier.join().unwrap();
         });
         let taken = address_rx.recv().unwrap();
         let address = address_rx.recv().unwrap();

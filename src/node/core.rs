@@ -272,8 +272,6 @@ impl Core {
 
     /// Takes a read in; [`finish_turn`](Self::finish_turn) asks for its index.
     pub(crate) fn read(&mut self, request: ReadRequest) {
-        #[cfg(any(test, feature = "defects"))]
-        let request = crate::defects::spoil_read(self.reads.defect, request);
         self.reads.push(request);
     }
 

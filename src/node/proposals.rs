@@ -114,12 +114,9 @@ impl Proposals {
             Some(ripe) if ripe.not_before <= tick => self.cooling.pop_front(),
             _ => self.parked.pop_front(),
         };
-        #[allow(unused_mut, reason = "a defect changes it")]
-        let Parked { sequence, mut proposal, .. } = next?;
+        let Parked { sequence, proposal, .. } = next?;
         #[cfg(any(test, feature = "defects"))]
-        if self.defect == Some(crate::Defect::AckAtAppend) {
-            proposal.waiter.appended();
-        }
+        let proposal = proposal.spoil(self.defect);
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");

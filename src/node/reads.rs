@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::channel::{Consistency, Purpose, ReadRequest, Refusal};
+#[cfg(any(test, feature = "defects"))]
+use crate::defects::Defect;
 use crate::key::Key;
 
 /// What the reads need to know of raft.
@@ -53,7 +55,7 @@ pub(super) struct Reads {
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
     #[cfg(any(test, feature = "defects"))]
-    pub(super) defect: Option<crate::Defect>,
+    pub(super) defect: Option<Defect>,
 }
 
 impl Reads {
@@ -90,6 +92,10 @@ impl Reads {
         match request.purpose {
             // A consumer that has not reported anything yet has no state to read.
             Purpose::Read(Consistency::Stale) => self.confirm(request, 1),
+            #[cfg(any(test, feature = "defects"))]
+            Purpose::Read(Consistency::Linearizable) if self.defect == Some(Defect::LocalReads) => {
+                self.confirm(request, 1);
+            }
             _ => self.waiting.push(request),
         }
     }
@@ -137,7 +143,7 @@ impl Reads {
         }
         self.last_counter += 1;
         #[cfg(any(test, feature = "defects"))]
-        if self.defect == Some(crate::Defect::ReusedContexts) {
+        if self.defect == Some(Defect::ReusedContexts) {
             self.last_counter = 1;
         }
         let context = Key { node: self.node, nonce: self.nonce, sequence: self.last_counter };

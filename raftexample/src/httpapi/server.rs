@@ -5,7 +5,8 @@
 //!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
 //! - S3 A server that is told to stop answers what it has been asked, and nothing after.
-//! - S4 A client that does not read its answers is cut off after the request timeout.
+//! - S4 A client that does not read its answers is cut off after the request timeout, a watch's
+//!   too.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +25,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Api;
-use super::patience::Patient;
+use super::patience::{Patient, Stopwatch};
 
 /// How long a connection may take to send a request's head, or idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -99,6 +100,24 @@ impl Server {
     }
 }
 
+/// What a connection's requests share.
+pub(super) struct Line {
+    stop: watch::Receiver<()>,
+    stopwatch: Stopwatch,
+}
+
+impl Line {
+    /// Changes, or loses its sender, when the server stops.
+    pub(super) fn stop(&self) -> watch::Receiver<()> {
+        self.stop.clone()
+    }
+
+    /// The request that came at `since` is refused, for there is too much to do.
+    pub(super) fn refused(&self, since: Instant) {
+        self.stopwatch.start(since);
+    }
+}
+
 impl Api {
     /// Serves until `stop`'s sender is gone, and then until the last connection has ended.
     pub async fn run(
@@ -153,15 +172,17 @@ impl Api {
         // told so still works.
         stream.set_nodelay(true).ok();
         let patience = self.request_timeout;
+        let line = Line { stop: stop.clone(), stopwatch: self.metrics.stopwatch() };
+        let patient = Patient::new(stream, patience, line.stopwatch.clone());
         let service =
-            service_fn(|request| async { Ok::<_, Infallible>(self.serve(request).await) });
+            service_fn(|request| async { Ok::<_, Infallible>(self.serve(request, &line).await) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(BUFFER_BYTES)
             .half_close(true)
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(Patient::new(stream, patience)), service);
+            .serve_connection(TokioIo::new(patient), service);
         let mut connection = pin!(connection);
         let ended = {
             let mut stopping = pin!(stop.changed());

@@ -1,0 +1,178 @@
+//! The write side of the store: what each command does.
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use raftnode::machine::{self, StateMachine};
+
+use super::once::{self, Record};
+use super::{
+    Answer, Key, MAX_RESULT_BYTES, Response, Store, Table, TxnAnswer, TxnResult, Value, Version,
+};
+use crate::command::{Command, Compare, DecodeError, Envelope, Keyed, Op, Test, Txn};
+use crate::state;
+use crate::watch::{self, Changed, Event, Recorder};
+
+/// The state machine. Its readers look at a [`Store`].
+#[derive(Debug)]
+pub struct KvStore {
+    version: Version,
+    table: Table,
+    shown: Arc<ArcSwap<Version>>,
+    recorder: Recorder,
+}
+
+impl KvStore {
+    /// An empty machine, and where it shows its versions.
+    #[must_use]
+    pub fn new() -> (Self, Store) {
+        let (recorder, history) = watch::history();
+        let shown = Arc::new(ArcSwap::default());
+        let store = Store { version: Arc::clone(&shown), history };
+        let (version, table) = (Version::default(), Table::default());
+        (Self { version, table, shown, recorder }, store)
+    }
+
+    fn execute(&mut self, command: Command, index: u64, term: u64) -> Response {
+        match command {
+            Command::Put { key, value, cas } => {
+                if let Some(mismatch) = self.mismatch(&key, cas) {
+                    return mismatch;
+                }
+                let changed = self.put(&key, &value, index);
+                self.record(index, term, Arc::new([changed]));
+                Response::Put
+            }
+            Command::Delete { key, cas } => match self.mismatch(&key, cas) {
+                Some(mismatch) => mismatch,
+                None => match self.delete(&key) {
+                    Some(changed) => {
+                        self.record(index, term, Arc::new([changed]));
+                        Response::Deleted
+                    }
+                    None => Response::NotFound,
+                },
+            },
+            Command::Txn(txn) => self.txn(&txn, index, term),
+            Command::Ignorable(_) => Response::Ignored,
+        }
+    }
+
+    /// Compares with the state before, then applies one of the branches, or nothing of it (K6).
+    fn txn(&mut self, txn: &Txn, index: u64, term: u64) -> Response {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let ops = if succeeded { &txn.then } else { &txn.otherwise };
+        // One pointer: the map is persistent.
+        let before = self.version.map.clone();
+        let mut changes = Vec::new();
+        let mut results = Vec::with_capacity(ops.len());
+        let mut found_bytes = 0;
+        for op in ops {
+            results.push(match op {
+                Op::Put { key, value } => {
+                    changes.push(self.put(key, value, index));
+                    TxnResult::Put
+                }
+                Op::Delete { key } => {
+                    let deleted = self.delete(key);
+                    let existed = deleted.is_some();
+                    changes.extend(deleted);
+                    TxnResult::Deleted { existed }
+                }
+                Op::Get { key } => {
+                    let found = self.version.map.get(&**key).map(|value| Value::clone(value));
+                    found_bytes += found.as_ref().map_or(0, |value| value.bytes.len());
+                    TxnResult::Got(found)
+                }
+            });
+            if found_bytes > MAX_RESULT_BYTES {
+                self.version.map = before;
+                return Response::TooLarge;
+            }
+        }
+        if !changes.is_empty() {
+            self.record(index, term, changes.into());
+        }
+        Response::Txn(TxnAnswer { succeeded, results })
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let value = self.version.map.get(&*compare.key);
+        match &compare.test {
+            Test::ModIndex(mod_index) => value.map_or(0, |value| value.mod_index) == *mod_index,
+            Test::Value(bytes) => value.is_some_and(|value| value.bytes == bytes),
+            Test::Absent => value.is_none(),
+        }
+    }
+
+    fn mismatch(&self, key: &[u8], cas: Option<u64>) -> Option<Response> {
+        let wanted = cas?;
+        let mod_index = self.version.map.get(key).map_or(0, |value| value.mod_index);
+        (mod_index != wanted).then_some(Response::CasMismatch { mod_index })
+    }
+
+    /// Copies what it keeps: a slice would keep the whole buffer that the entry came in.
+    fn put(&mut self, key: &[u8], value: &[u8], mod_index: u64) -> Changed {
+        let key = Key::from(key);
+        let value = Arc::new(Value { bytes: Bytes::copy_from_slice(value), mod_index });
+        self.version.map.insert(key.clone(), Arc::clone(&value));
+        Changed { key, value: Some(value) }
+    }
+
+    /// `None`: there was no such key.
+    fn delete(&mut self, key: &[u8]) -> Option<Changed> {
+        let (key, _) = self.version.map.remove_with_key(key)?;
+        Some(Changed { key, value: None })
+    }
+
+    fn record(&mut self, index: u64, term: u64, changes: Arc<[Changed]>) {
+        self.recorder.record(Event { index, term, changes });
+    }
+}
+
+impl StateMachine for KvStore {
+    type Response = Answer;
+    type Error = DecodeError;
+
+    /// See K3, K6 and K7.
+    fn apply(&mut self, entry: machine::Command<'_>) -> Result<Answer, DecodeError> {
+        let machine::Command { index, term, data } = entry;
+        let Envelope { keyed, command } = Envelope::decode(data)?;
+        let Some(Keyed { idempotency_key, command_bytes }) = keyed else {
+            return Ok(Answer { index, term, response: self.execute(command, index, term) });
+        };
+        let hash = once::hash(&command_bytes);
+        if let Some(first) = self.table.get(&idempotency_key) {
+            let reused = || Answer { index, term, response: Response::KeyReused };
+            return Ok(if first.hash == hash { first.answer.clone() } else { reused() });
+        }
+        let answer = Answer { index, term, response: self.execute(command, index, term) };
+        let key = Key::from(&*idempotency_key);
+        self.table.insert(Record { key, hash, answer: answer.clone() });
+        Ok(answer)
+    }
+
+    /// K2: first the version, then the history that leads to it.
+    fn show(&mut self, index: u64, term: u64) {
+        (self.version.applied_index, self.version.term) = (index, term);
+        self.shown.store(Arc::new(self.version.clone()));
+        self.recorder.show(index);
+    }
+
+    /// The clones are pointers: map and table are persistent. Commands that are applied while they
+    /// are written copy the nodes they change.
+    fn capture(&self) -> impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static {
+        let (map, table) = (self.version.map.clone(), self.table.clone());
+        move |writer| state::write(&map, &table, writer)
+    }
+
+    fn restore(&mut self, state: &mut dyn io::Read, index: u64, term: u64) -> io::Result<()> {
+        let (map, table) = state::read(state)?;
+        self.version = Version { applied_index: index, term, map };
+        self.table = table;
+        self.recorder.restore(index);
+        Ok(())
+    }
+}
