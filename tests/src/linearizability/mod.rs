@@ -22,6 +22,8 @@ use crate::history::{End, Op, by_key};
 
 /// How much of an explained order a violation shows.
 const MAX_SHOWN: usize = 12;
+/// What a first look at a key may take.
+const QUICK_LOOK: Duration = Duration::from_millis(500);
 /// How far back the operations that contradict each other are looked for.
 const MAX_WINDOW: usize = 64;
 
@@ -58,19 +60,41 @@ pub struct Violation {
     pub writer: Option<Op>,
 }
 
-/// Judges each key on its own, with at most `limit` for each search.
+/// Judges each key on its own, with at most `limit` for each search. A quick look at all of them
+/// comes first: one violation is enough, and most are found at once.
 ///
 /// # Panics
 ///
 /// When an operation has an answer that belongs to another kind of operation.
 pub fn check(history: &[Op], limit: Duration) -> Verdict {
-    let keys: Vec<_> = by_key(history).into_iter().collect();
+    let mut keys: Vec<_> = by_key(history).into_iter().collect();
+    for limit in [limit.min(QUICK_LOOK), limit] {
+        let mut failed = judge_all(&keys, limit);
+        if let Some((key, ops, _)) = failed.iter().find(|(_, _, found)| *found == Found::Nothing) {
+            return Verdict::Violation(Box::new(blame(key, ops, limit)));
+        }
+        keys = failed.drain(..).map(|(key, ops, _)| (key, ops)).collect();
+    }
+    match keys.first() {
+        None => Verdict::Linearizable,
+        Some((key, ops)) => Verdict::TimedOut { key: (*key).to_owned(), n_ops: ops.len() },
+    }
+}
+
+/// A key, its operations, and why there is no order for them.
+type Failed<'a> = (&'a str, Vec<&'a Op>, Found);
+
+/// Those that cannot be explained, by key; not all of them once one is known to be violated.
+fn judge_all<'a>(keys: &[(&'a str, Vec<&'a Op>)], limit: Duration) -> Vec<Failed<'a>> {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let judge = || {
         while let Some((key, ops)) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
             let found = explain(ops, State::ABSENT, limit);
+            if found == Found::Nothing {
+                next.store(keys.len(), Ordering::Relaxed);
+            }
             if !matches!(found, Found::Order(_)) {
-                failed.lock().expect("no judge panics with it").push((*key, ops, found));
+                failed.lock().expect("no judge panics with it").push((*key, ops.clone(), found));
             }
         }
     };
@@ -80,12 +104,8 @@ pub fn check(history: &[Op], limit: Duration) -> Verdict {
         }
     });
     let mut failed = failed.into_inner().expect("no judge panics with it");
-    failed.sort_by_key(|(key, _, found)| (*found != Found::Nothing, *key));
-    match failed.first() {
-        None => Verdict::Linearizable,
-        Some((key, ops, Found::Nothing)) => Verdict::Violation(Box::new(blame(key, ops, limit))),
-        Some((key, ops, _)) => Verdict::TimedOut { key: (*key).to_owned(), n_ops: ops.len() },
-    }
+    failed.sort_by_key(|(key, _, _)| *key);
+    failed
 }
 
 /// An order of those that had an effect or saw one, as numbers of operations.
@@ -112,7 +132,8 @@ fn explain_all(ops: &[Op], initial: State, limit: Duration) -> Found {
 }
 
 /// Finds the first end that cannot be explained, and what it contradicts. What is explained at one
-/// moment was explained at every earlier one, so the moment is found by halving.
+/// moment was explained at every earlier one, so the moment is found by doubling and halving: what
+/// comes long after it is never looked at.
 fn blame(key: &str, ops: &[&Op], limit: Duration) -> Violation {
     let mut ends: Vec<_> = ops.iter().filter_map(|op| op.answered_at()).collect();
     ends.sort_unstable();
@@ -120,8 +141,14 @@ fn blame(key: &str, ops: &[&Op], limit: Duration) -> Violation {
         // One that takes too long is not known to contradict anything.
         explain_all(&until(ops, moment), State::ABSENT, limit) != Found::Nothing
     };
-    let n_explained = ends.partition_point(is_explained);
-    let moment = *ends.get(n_explained).expect("the whole is not explained");
+    let mut bound = 1;
+    while bound < ends.len() && is_explained(&ends[bound - 1]) {
+        bound *= 2;
+    }
+    let bound = bound.min(ends.len());
+    // The last of them is not explained, whatever takes how long.
+    let n_explained = ends[..bound - 1].partition_point(is_explained);
+    let moment = ends[n_explained];
     let offending = (ops.iter().find(|op| op.answered_at() == Some(moment)))
         .map(|op| (*op).clone())
         .expect("somebody's end is at this moment");
@@ -166,10 +193,8 @@ impl fmt::Display for Violation {
         self.explained.iter().try_for_each(|op| writeln!(f, "    {op}"))?;
         writeln!(f, "the next answer cannot be:")?;
         writeln!(f, "    {}", self.offending)?;
-        match &self.writer {
-            Some(writer) => writeln!(f, "what it saw was written by:\n    {writer}")?,
-            None if self.offending.seen().is_some() => {}
-            None => {}
+        if let Some(writer) = &self.writer {
+            writeln!(f, "what it saw was written by:\n    {writer}")?;
         }
         writeln!(f, "these contradict each other, whatever was before them:")?;
         self.window.iter().try_for_each(|op| writeln!(f, "    {op}"))
