@@ -7,11 +7,13 @@ use crate::cluster::Cluster;
 use crate::proxy::Path;
 use crate::rng::Rng;
 
-/// Silence after which the members ask to be elected, as [`MEMBER_FLAGS`] has it. The faults
-/// last about as long, some shorter, most longer: an election falls into them.
+/// Silence after which the members ask to be elected, as [`MEMBER_FLAGS`] has it. Most faults last
+/// longer: an election falls into them.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// The flags for members that this happens to.
-pub const MEMBER_FLAGS: [&str; 4] = ["--heartbeat-interval", "50ms", "--election-timeout", "500ms"];
+/// The flags for members that this happens to. Snapshots are frequent, so that a member that
+/// starts again begins with one.
+pub const MEMBER_FLAGS: [&str; 6] =
+    ["--heartbeat-interval", "50ms", "--election-timeout", "500ms", "--snapshot-count", "1000"];
 
 /// Between the end of a fault and the next one.
 const CALM: Duration = Duration::from_millis(350);
@@ -43,7 +45,14 @@ enum Fault {
     IsolateAndFreeze,
 }
 
-/// Each kind is there before one comes a second time.
+/// A run begins with these, so that a short one on a busy machine has one of each kind.
+const FIRST_FAULTS: [Fault; 3] = [
+    Fault::Kill(Victim::Leader),
+    Fault::Freeze(Victim::Leader),
+    Fault::Isolate(Victim::Leader, Path::Swallowed),
+];
+
+/// What follows, all of it before anything comes a second time.
 const FAULTS: [Fault; 14] = [
     Fault::Kill(Victim::Leader),
     Fault::Kill(Victim::Follower),
@@ -82,11 +91,11 @@ pub struct Done {
 pub fn run(cluster: &mut Cluster, length: Duration, rng: &mut Rng) -> Done {
     let end = Instant::now() + length;
     let mut done = Done::default();
-    let mut faults = Vec::new();
+    let mut faults = shuffled(&FIRST_FAULTS, rng);
     wait(CALM);
     while Instant::now() < end {
         if faults.is_empty() {
-            faults = shuffled(rng);
+            faults = shuffled(&FAULTS, rng);
         }
         let fault = faults.pop().expect("it was filled");
         // Between 0.4 and 2 election timeouts.
@@ -100,8 +109,8 @@ pub fn run(cluster: &mut Cluster, length: Duration, rng: &mut Rng) -> Done {
     done
 }
 
-fn shuffled(rng: &mut Rng) -> Vec<Fault> {
-    let mut faults = FAULTS.to_vec();
+fn shuffled(faults: &[Fault], rng: &mut Rng) -> Vec<Fault> {
+    let mut faults = faults.to_vec();
     for last in (1..faults.len()).rev() {
         faults.swap(last, rng.below(last as u64 + 1) as usize);
     }

@@ -218,7 +218,6 @@ fn end(action: Action, answer: &Result<Response, Failure>, shared: &Shared) -> E
     let number = |name| answer.header(name).and_then(|index| index.parse().ok());
     let index = number("x-raft-index");
     let told = match (action, answer.status) {
-        (_, 503) => return End::Refused,
         (Action::Put { .. } | Action::Cas { .. } | Action::Delete, 504) => return End::Unknown,
         (Action::Get, 200) => {
             let value = answer.text().parse();
@@ -229,6 +228,8 @@ fn end(action: Action, answer: &Result<Response, Failure>, shared: &Shared) -> E
         (Action::Put { .. } | Action::Cas { .. } | Action::Delete, 204) => Answer::Done { index },
         (Action::Cas { .. }, 412) => Answer::Mismatch { index },
         (Action::Delete, 404) => Answer::Missing { index },
+        // No request of these is malformed; but whatever is answered like this has no effect.
+        (_, 503 | 400..500) => return End::Refused,
         (_, other) => panic!("{action:?} was answered {other}: {}", answer.text()),
     };
     End::Answered { at: shared.now(), answer: told }

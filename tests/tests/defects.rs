@@ -2,8 +2,11 @@
 //! trial of `linearizability.rs` must fail.
 
 use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+use tests::binary;
 use tests::linearizability::Verdict;
 use tests::rng::Rng;
 use tests::trial;
@@ -24,6 +27,24 @@ fn local_reads_are_found() {
 #[test]
 fn early_acknowledgements_are_found() {
     assert_found("ack-at-append");
+}
+
+/// The switch is nowhere but in the binary that is built for it, and refuses what it does not know.
+#[test]
+fn defects_are_chosen_by_name_and_only_where_they_are() {
+    let run = |binary: &Path, name: &str| {
+        let mut command = Command::new(binary);
+        let output = command.arg("--print-config").env("RAFTEXAMPLE_DEFECT", name).output();
+        let output = output.expect("the binary runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for name in ["local-reads", "ack-at-append", "reused-contexts"] {
+        assert_eq!(run(binary::with_defects(), name), (Some(0), String::new()));
+    }
+    let (code, said) = run(binary::with_defects(), "no-such-defect");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no-such-defect") && said.contains("ack-at-append"), "{said}");
+    assert_eq!(run(binary::raftexample(), "no-such-defect"), (Some(0), String::new()));
 }
 
 fn assert_found(defect: &'static str) {
