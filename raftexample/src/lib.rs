@@ -30,6 +30,7 @@ pub mod watch;
 
 #[cfg(test)]
 mod testing;
+
 /// What the binary is: chooses by the command line what runs, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
