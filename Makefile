@@ -1,4 +1,5 @@
 # run · cluster · test · check · fix · bench · bench-compare
+# linearizability: the history test, for as long as you like
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload: figures, each with its limit
 #
@@ -8,7 +9,7 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare \
+.PHONY: run cluster build test check fix bench bench-compare linearizability \
 	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
@@ -53,6 +54,14 @@ bench-compare: build
 	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" \
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
 	  --against $(BIN) --at-least 1.4,2.2,2.3,2.5 $(BENCH_ARGS)
+
+# ROUNDS times SECONDS of clients and faults, each history checked. SEED repeats a run's choices.
+SECONDS ?= 60
+ROUNDS ?= 1
+linearizability:
+	LINEARIZABILITY_SECONDS=$(SECONDS) LINEARIZABILITY_ROUNDS=$(ROUNDS) \
+	$(if $(SEED),LINEARIZABILITY_SEED=$(SEED)) \
+	cargo test -p tests --test linearizability -- --nocapture
 
 # How soon three members with a long log serve again after kill -9, and their peak memory.
 ENTRIES ?= 1000000

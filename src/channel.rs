@@ -108,6 +108,10 @@ pub enum Unknown {
     /// A snapshot replaced the part of the log that may hold it.
     #[error("a snapshot replaced the part of the log that may hold the proposal")]
     Restored,
+    /// It has been given to raft, and its proposer was told so too early.
+    #[cfg(any(test, feature = "defects"))]
+    #[error("the proposal was appended; nobody waited for more")]
+    Appended,
     /// The node stopped, or its consumer dropped the entry without an answer.
     #[error("the node stopped before the outcome was known")]
     Stopped,
@@ -311,6 +315,17 @@ pub(crate) struct Proposal {
     pub(crate) data: Bytes,
     pub(crate) deadline: Instant,
     pub(crate) waiter: Waiter,
+}
+
+#[cfg(any(test, feature = "defects"))]
+impl Proposal {
+    /// It was just given to raft; if that is the defect, its proposer is told now.
+    pub(crate) fn spoil(mut self, defect: Option<crate::Defect>) -> Self {
+        if defect == Some(crate::Defect::AckAtAppend) {
+            self.waiter.end(Outcome::Unknown(Unknown::Appended));
+        }
+        self
+    }
 }
 
 /// A read on its way to an index, or a question on its way to a quorum.

@@ -60,6 +60,8 @@ pub mod testing;
 
 mod channel;
 mod config;
+#[cfg(any(test, feature = "defects"))]
+mod defects;
 mod directory;
 mod error;
 mod identity;
@@ -81,6 +83,8 @@ pub use channel::{
     Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
+#[cfg(any(test, feature = "defects"))]
+pub use defects::Defect;
 pub use directory::member_id;
 pub use error::Error;
 pub use leadership::{LeaderWatch, Leadership};

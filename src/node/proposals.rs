@@ -58,6 +58,8 @@ pub(super) struct Proposals {
     barriers: BTreeMap<u64, (u64, Proposal)>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<crate::Defect>,
 }
 
 impl Proposals {
@@ -72,6 +74,8 @@ impl Proposals {
             terms: BTreeMap::new(),
             barriers: BTreeMap::new(),
             next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
@@ -111,6 +115,8 @@ impl Proposals {
             _ => self.parked.pop_front(),
         };
         let Parked { sequence, proposal, .. } = next?;
+        #[cfg(any(test, feature = "defects"))]
+        let proposal = proposal.spoil(self.defect);
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::channel::{Consistency, Purpose, ReadRequest, Refusal};
+#[cfg(any(test, feature = "defects"))]
+use crate::defects::Defect;
 use crate::key::Key;
 
 /// What the reads need to know of raft.
@@ -52,6 +54,8 @@ pub(super) struct Reads {
     confirmed: BTreeMap<u64, Vec<ReadRequest>>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<Defect>,
 }
 
 impl Reads {
@@ -68,6 +72,8 @@ impl Reads {
             not_before: 0,
             confirmed: BTreeMap::new(),
             next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
@@ -86,6 +92,10 @@ impl Reads {
         match request.purpose {
             // A consumer that has not reported anything yet has no state to read.
             Purpose::Read(Consistency::Stale) => self.confirm(request, 1),
+            #[cfg(any(test, feature = "defects"))]
+            Purpose::Read(Consistency::Linearizable) if self.defect == Some(Defect::LocalReads) => {
+                self.confirm(request, 1);
+            }
             _ => self.waiting.push(request),
         }
     }
@@ -133,6 +143,10 @@ impl Reads {
             return None;
         }
         self.last_counter += 1;
+        #[cfg(any(test, feature = "defects"))]
+        if self.defect == Some(Defect::ReusedContexts) {
+            self.last_counter = 1;
+        }
         let context = Key { node: self.node, nonce: self.nonce, sequence: self.last_counter };
         let (requests, rest) =
             std::mem::take(&mut self.waiting).into_iter().partition(ReadRequest::needs_round);

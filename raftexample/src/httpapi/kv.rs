@@ -45,10 +45,17 @@ impl Api {
         let pending = self.handle.propose(command, deadline)?;
         // From here on the node counts it.
         drop(share);
-        match ack {
-            Ack::Applied => self.written(pending, deadline).await,
-            Ack::None => Ok(answer::no_content()),
+        if ack == Ack::None {
+            return Ok(answer::no_content());
         }
+        #[cfg(feature = "defects")]
+        if conditions.cas.is_none() {
+            return match patiently(deadline, pending.into_future()).await {
+                Some(Outcome::Unknown(Unknown::Appended)) => Ok(answer::no_content()),
+                outcome => ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline))),
+            };
+        }
+        self.written(pending, deadline).await
     }
 
     pub(super) async fn delete(
@@ -68,11 +75,7 @@ impl Api {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let outcome = patiently(deadline, pending.into_future()).await;
-        match outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)) {
-            Outcome::Applied { response, .. } => Ok(applied(response)),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            Outcome::Unknown(unknown) => Err(Fault::unknown(unknown)),
-        }
+        ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))
     }
 
     pub(super) async fn get(
@@ -132,6 +135,14 @@ impl Api {
 
 fn absent() -> Fault {
     Fault::not_found("the key is not in the store")
+}
+
+fn ended(outcome: Outcome<kvstore::Answer>) -> Result<Answer, Fault> {
+    match outcome {
+        Outcome::Applied { response, .. } => Ok(applied(response)),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        Outcome::Unknown(unknown) => Err(Fault::unknown(unknown)),
+    }
 }
 
 /// What the store said to a write. It is in the log, whatever the store said.

@@ -4,8 +4,9 @@
 //! - S1 At most `max_connections` are served; one more is told 503 and closed, at once, so that
 //!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
-//! - S3 A server that is told to stop answers what it has been asked, and what comes within
-//!   [`LAST_REQUESTS`] on open connections. Each of these answers is its connection's last one.
+//! - S3 A server that is told to stop answers what it has been asked. A connection ends with its
+//!   next answer, and one that is silent for [`FAREWELL`] ends then: closed at once, it would lose
+//!   the request that is on its way, whose sender could not know what became of it.
 //! - S4 A client that does not read its answers is cut off after the request timeout, a watch's
 //!   too.
 
@@ -39,17 +40,15 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
+/// How long a silent connection is kept when the server stops: clients that ask again and again do
+/// so sooner, and those that idle lose nothing.
+const FAREWELL: Duration = Duration::from_millis(100);
+
 /// The pause after a failed accept, such as when every file descriptor is taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least time between two complaints about failed accepts.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long a server that stops goes on reading from connections that wait for their next request.
-/// One that its client had just sent, and nobody had read, would otherwise be cut off without an
-/// answer, and nobody could tell it from one of unknown outcome. Clients that ask again and again
-/// have done so by then, and have been told that the answer was the last.
-const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// How many connections are told at the same time that there are too many. Beyond that they are
 /// closed without a word.
@@ -121,8 +120,8 @@ impl Line {
     }
 
     /// Whether the server stops.
-    fn is_last(&self) -> bool {
-        self.stop.has_changed().unwrap_or(true)
+    fn stops(&self) -> bool {
+        self.stop.has_changed().is_err()
     }
 
     /// The request that came at `since` is refused, for there is too much to do.
@@ -143,6 +142,15 @@ impl Api {
         let permits = Arc::new(Semaphore::new(limits.max_connections as usize));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         let mut complained: Option<Instant> = None;
+        let stopped = stop.clone();
+        let admit = |stream| {
+            if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+                let (api, stop) = (Arc::clone(&self), stopped.clone());
+                tokio::spawn(api.connection(stream, stop, permit, logger.clone()));
+            } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(refuse(stream, permit));
+            }
+        };
         loop {
             let accepted = tokio::select! {
                 _ = stop.changed() => break,
@@ -162,14 +170,16 @@ impl Api {
                     }
                 }
             };
-            if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-                let (api, stop) = (Arc::clone(&self), stop.clone());
-                tokio::spawn(api.connection(stream, stop, permit, logger.clone()));
-            } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                tokio::spawn(refuse(stream, permit));
+            admit(stream);
+        }
+        // Whoever connected before the port closes may have asked already (S3).
+        if let Ok(listener) = listener.into_std() {
+            for stream in listener.incoming().map_while(Result::ok).take(BACKLOG as usize) {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                stream.map(&admit).ok();
             }
         }
-        drop(listener);
         // Every permit back means that every connection has ended. The semaphore is never closed.
         permits.acquire_many(limits.max_connections).await.ok();
     }
@@ -189,9 +199,8 @@ impl Api {
         let patient = Patient::new(stream, patience, line.stopwatch.clone());
         let service = service_fn(|request| async {
             let mut answer = self.serve(request, &line).await;
-            if line.is_last() {
-                let close = HeaderValue::from_static("close");
-                answer.headers_mut().insert(CONNECTION, close);
+            if line.stops() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
         });
@@ -204,14 +213,14 @@ impl Api {
             .serve_connection(TokioIo::new(patient), service);
         let mut connection = pin!(connection);
         let ended = {
-            let mut stopped = pin!(async {
-                // Its sender is dropped: that is the word.
+            let mut stopping = pin!(async {
+                // Its sender is gone: that is the sign.
                 stop.changed().await.ok();
-                tokio::time::sleep(LAST_REQUESTS).await;
+                tokio::time::sleep(FAREWELL).await;
             });
             let mut told = false;
             std::future::poll_fn(|context| {
-                if !told && stopped.as_mut().poll(context).is_ready() {
+                if !told && stopping.as_mut().poll(context).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
