@@ -3,7 +3,9 @@
 //! ```text
 //!  Handle::propose  ──► Pending<Outcome>       Commit::{Restore, Entries, Snapshot} ──► the consumer
 //!  Handle::read     ──► Pending<Read>          Applied::report ◄── the consumer
+//!  Handle::barrier  ──► Pending<Outcome<()>>
 //!  Handle::change   ──► Pending<Changed>
+//!  Handle::transfer ──► Pending<Transferred>
 //!  Handle::snapshot ──► Pending<SnapshotTaken>
 //! ```
 //!
@@ -33,9 +35,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use crate::membership::{Change, ChangeOptions, Changed};
+use crate::leadership::{LeaderWatch, Leadership};
+use crate::membership::{Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed};
 use crate::metrics::Metrics;
 use crate::snapshot::Header;
+use crate::stats::Stats;
 use crate::status::{Shared, Status};
 
 /// How a proposal ended. See C1 in the module's documentation.
@@ -81,7 +85,19 @@ pub enum Refusal {
     /// The read could not be confirmed, or not applied, until its deadline.
     #[error("the deadline passed before the read could be confirmed")]
     Unavailable,
+    /// The lowest index to wait for is more than [`MAX_INDEX_AHEAD`] beyond the log's last one:
+    /// nobody was ever given such an index.
+    #[error("the index to wait for is more than {MAX_INDEX_AHEAD} beyond the last one")]
+    MinIndex,
+    /// A command without a byte: in the log that is a leader's or a barrier's entry, and no
+    /// consumer ever sees it.
+    #[error("the command is empty")]
+    Empty,
 }
+
+/// How far beyond the last index of this member's log a read may wait for an index: further than
+/// a member that works can be behind.
+pub const MAX_INDEX_AHEAD: u64 = 1 << 20;
 
 /// Why nobody can say what became of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +108,10 @@ pub enum Unknown {
     /// A snapshot replaced the part of the log that may hold it.
     #[error("a snapshot replaced the part of the log that may hold the proposal")]
     Restored,
+    /// It has been given to raft, and its proposer was told so too early.
+    #[cfg(any(test, feature = "defects"))]
+    #[error("the proposal was appended; nobody waited for more")]
+    Appended,
     /// The node stopped, or its consumer dropped the entry without an answer.
     #[error("the node stopped before the outcome was known")]
     Stopped,
@@ -121,6 +141,32 @@ pub enum Read {
     },
     /// The read cannot be answered.
     Refused(Refusal),
+}
+
+/// How the question whether this member leads ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// After the question was asked a quorum still followed this member.
+    Leads {
+        /// The term that it led then.
+        term: u64,
+    },
+    /// It does not lead, or nobody can tell.
+    Refused(Refusal),
+}
+
+/// How a hand-over of leadership ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transferred {
+    /// Another member leads, or the wanted one did already, and this member knows it.
+    Done {
+        /// Who leads now.
+        leader_id: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Leadership was not handed over as asked; who leads now is another question.
+    Refused(ChangeRefusal),
 }
 
 /// How a wish for a snapshot ended.
@@ -206,7 +252,26 @@ pub(crate) enum Request {
     Read(ReadRequest),
     Change(ChangeRequest),
     Snapshot(SnapshotWish),
+    Transfer(TransferRequest),
     Shutdown,
+}
+
+/// Leadership is to be handed over.
+pub(crate) struct TransferRequest {
+    pub(crate) to: Option<u64>,
+    pub(crate) deadline: Instant,
+    reply: oneshot::Sender<Transferred>,
+    permit: Permit,
+}
+
+impl TransferRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, transferred: Transferred) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        reply.send(transferred).ok();
+    }
 }
 
 /// A membership change on its way to the leader.
@@ -252,19 +317,78 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Waiter,
 }
 
-/// A read on its way to an index.
+#[cfg(any(test, feature = "defects"))]
+impl Proposal {
+    /// It was just given to raft; if that is the defect, its proposer is told now.
+    pub(crate) fn spoil(mut self, defect: Option<crate::Defect>) -> Self {
+        if defect == Some(crate::Defect::AckAtAppend) {
+            self.waiter.end(Outcome::Unknown(Unknown::Appended));
+        }
+        self
+    }
+}
+
+/// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
-    pub(crate) consistency: Consistency,
+    pub(crate) purpose: Purpose,
     pub(crate) min_index: u64,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Read>,
-    pub(crate) permit: Permit,
+    reply: ReadReply,
+    permit: Permit,
+}
+
+/// What is wanted to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// When the state may be read.
+    Read(Consistency),
+    /// Whether this member leads, by a quorum's word.
+    Verify,
+}
+
+enum ReadReply {
+    Read(oneshot::Sender<Read>),
+    Verified(oneshot::Sender<Verified>),
 }
 
 impl ReadRequest {
-    /// Answers the read; nobody may be listening any more.
-    pub(crate) fn answer(self, read: Read) {
+    /// Whether a quorum has to be asked.
+    pub(crate) fn needs_round(&self) -> bool {
+        matches!(self.purpose, Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
+    }
+
+    /// The state may be read: it holds everything through `index`.
+    pub(crate) fn ready(self, index: u64) {
         let Self { reply, permit, .. } = self;
+        if let ReadReply::Read(reply) = reply {
+            Self::send(reply, permit, Read::Ready { index });
+        }
+    }
+
+    /// A quorum has confirmed that this member leads `term`.
+    pub(crate) fn verified(self, term: u64) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        if let ReadReply::Verified(reply) = reply {
+            // Who asked may have given up waiting: then the answer has nowhere to go.
+            reply.send(Verified::Leads { term }).ok();
+        }
+    }
+
+    /// It cannot be answered.
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let Self { reply, permit, .. } = self;
+        match reply {
+            ReadReply::Read(reply) => Self::send(reply, permit, Read::Refused(refusal)),
+            ReadReply::Verified(reply) => {
+                drop(permit);
+                // As above.
+                reply.send(Verified::Refused(refusal)).ok();
+            }
+        }
+    }
+
+    fn send(reply: oneshot::Sender<Read>, permit: Permit, read: Read) {
         permit.metrics().read(&read);
         drop(permit);
         // The reader may have given up waiting: then the answer has nowhere to go.
@@ -313,7 +437,7 @@ impl Waiter {
     }
 
     /// See C3.
-    fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
+    pub(crate) fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
         let Some((reply, permit)) = self.reply.take() else { return };
         let reply: Box<dyn Any> = reply;
         let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
@@ -371,10 +495,23 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Refuses at once, without a trace in the log, when too much is waiting already, when the
-    /// command is too large, or when the node has stopped.
+    /// Refuses at once, without a trace in the log and without asking the loop, when too much is
+    /// waiting already, when commits run more than [`MAX_LAG_ENTRIES`](crate::MAX_LAG_ENTRIES)
+    /// or [`MAX_LAG_BYTES`](crate::MAX_LAG_BYTES) ahead of what the consumer has applied, when
+    /// the command is empty or too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
         self.propose_for(data, deadline)
+    }
+
+    /// Offers an entry without a command to the log. Once it is applied, so is everything that
+    /// was committed before: whoever has just learnt that it leads then knows the whole state
+    /// (hashicorp's Barrier). The consumer does not see it; the answer comes by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`propose`](Self::propose).
+    pub fn barrier(&self, deadline: Instant) -> Result<Pending<Outcome<()>>, Refusal> {
+        self.offer(Bytes::new(), deadline)
     }
 
     /// As [`propose`](Self::propose), for a consumer that answers with `R`. See C3.
@@ -383,11 +520,23 @@ impl Handle {
         data: Bytes,
         deadline: Instant,
     ) -> Result<Pending<Outcome<R>>, Refusal> {
+        if data.is_empty() {
+            self.metrics().proposal(&Outcome::<Infallible>::Refused(Refusal::Empty));
+            return Err(Refusal::Empty);
+        }
+        self.offer(data, deadline)
+    }
+
+    fn offer<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
         let bytes = data.len() as u64;
         let permit = if bytes > self.admission.limits.max_entry_bytes {
             Err(Refusal::TooLarge)
         } else {
-            Admission::admit(&self.admission, bytes)
+            Admission::admit_proposal(&self.admission, bytes)
         };
         let refused = |refusal: &Refusal| {
             self.metrics().proposal(&Outcome::<Infallible>::Refused(*refusal));
@@ -412,11 +561,74 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Pending<Read>, Refusal> {
         let refused = |refusal: &Refusal| self.metrics().read(&Read::Refused(*refusal));
-        let permit = Admission::admit(&self.admission, 0).inspect_err(refused)?;
+        let last_index = self.shared.pending.last_index.load(Ordering::Relaxed);
+        let permit = if min_index > last_index.saturating_add(MAX_INDEX_AHEAD) {
+            Err(Refusal::MinIndex)
+        } else {
+            Admission::admit(&self.admission, 0)
+        };
+        let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let request = ReadRequest { consistency, min_index, deadline, reply, permit };
-        self.submit(Request::Read(request))?;
+        let (purpose, reply) = (Purpose::Read(consistency), ReadReply::Read(reply));
+        self.submit(Request::Read(ReadRequest { purpose, min_index, deadline, reply, permit }))?;
         Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks a quorum whether this member leads: true at some moment after the question. A leader
+    /// that does not know yet that it was deposed gets no such answer. (Hashicorp's VerifyLeader;
+    /// the round is that of a linearizable read, thesis 6.4.)
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped.
+    pub fn verify_leader(&self, deadline: Instant) -> Result<Pending<Verified>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        let (purpose, reply) = (Purpose::Verify, ReadReply::Verified(reply));
+        let request = ReadRequest { purpose, min_index: 0, deadline, reply, permit };
+        self.submit(Request::Read(request))?;
+        Ok(Pending { receiver, lost: || Verified::Refused(Refusal::ShuttingDown) })
+    }
+
+    /// Asks for leadership to be handed to `to`, or to the voter that has most of the log; any
+    /// member takes the question. The answer comes when this member knows the new leader.
+    ///
+    /// # Errors
+    ///
+    /// Refuses at once when too much is waiting already, or when the node has stopped. Why
+    /// leadership was not handed over comes as [`Transferred::Refused`].
+    pub fn transfer(
+        &self,
+        to: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Pending<Transferred>, Refusal> {
+        let permit = Admission::admit(&self.admission, 0)?;
+        let (reply, receiver) = oneshot::channel();
+        self.submit(Request::Transfer(TransferRequest { to, deadline, reply, permit }))?;
+        let lost = || {
+            let message = Refusal::ShuttingDown.to_string();
+            let kind = ChangeRefusalKind::ShuttingDown;
+            Transferred::Refused(ChangeRefusal { kind, message })
+        };
+        Ok(Pending { receiver, lost })
+    }
+
+    /// Who leads, as this member knew at the end of its last turn.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.watch_leader().latest()
+    }
+
+    /// Follows who leads, from now on.
+    #[must_use]
+    pub fn watch_leader(&self) -> LeaderWatch {
+        LeaderWatch::new(Arc::clone(&self.shared))
+    }
+
+    /// This node's state in the keys and formats that users of hashicorp/raft know.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.status())
     }
 
     /// Asks for a membership change; any member takes it and gives it to the leader. The answer
@@ -473,6 +685,13 @@ impl Handle {
         self.shared.last_turn_age()
     }
 
+    /// Whether a proposal of so many bytes would be refused for overload now: for those who want
+    /// to know before they read it. Whoever asks is not let in by it, nor counted.
+    #[must_use]
+    pub fn is_overloaded(&self, bytes: u64) -> bool {
+        self.admission.lags() || self.admission.is_over(1, bytes)
+    }
+
     /// What this node counts and measures.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -492,8 +711,11 @@ impl Handle {
         // The caller hears of it from here; answering counts it.
         match request {
             Request::Propose(proposal) => proposal.waiter.answer(Outcome::Refused(refusal)),
-            Request::Read(read) => read.answer(Read::Refused(refusal)),
-            Request::Change(_) | Request::Snapshot(_) | Request::Shutdown => {}
+            Request::Read(read) => read.refuse(refusal),
+            Request::Change(_)
+            | Request::Snapshot(_)
+            | Request::Transfer(_)
+            | Request::Shutdown => {}
         }
         Err(refusal)
     }
@@ -516,14 +738,29 @@ struct Admission {
 }
 
 impl Admission {
+    /// Whatever commits beyond what the consumer can apply only waits longer: new proposals are
+    /// refused until it has caught up.
+    fn admit_proposal(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
+        if this.lags() { Err(Refusal::Overloaded) } else { Self::admit(this, bytes) }
+    }
+
+    fn lags(&self) -> bool {
+        self.shared.pending.lags.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is pending, with so much more, is over the limits.
+    fn is_over(&self, requests: u64, bytes: u64) -> bool {
+        let pending = &self.shared.pending;
+        pending.requests.load(Ordering::Relaxed) + requests > self.limits.max_pending
+            || pending.bytes.load(Ordering::Relaxed) + bytes > self.limits.max_pending_bytes
+    }
+
     fn admit(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
         let pending = &this.shared.pending;
         pending.requests.fetch_add(1, Ordering::Relaxed);
         pending.bytes.fetch_add(bytes, Ordering::Relaxed);
         let permit = Permit { admission: Arc::clone(this), bytes };
-        let over = pending.requests.load(Ordering::Relaxed) > this.limits.max_pending
-            || pending.bytes.load(Ordering::Relaxed) > this.limits.max_pending_bytes;
-        if over { Err(Refusal::Overloaded) } else { Ok(permit) }
+        if this.is_over(0, 0) { Err(Refusal::Overloaded) } else { Ok(permit) }
     }
 }
 

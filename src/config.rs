@@ -57,6 +57,9 @@ pub struct Config {
     /// Keep everything in memory: nothing is written, and a restart is a member that lost its
     /// data directory. For trying things out.
     pub in_memory: bool,
+    /// What this member does wrong, for tests. Default: nothing.
+    #[cfg(any(test, feature = "defects"))]
+    pub defect: Option<crate::Defect>,
 }
 
 /// When snapshots are taken, and what is kept after one.
@@ -115,6 +118,8 @@ impl Config {
             join: false,
             snapshots: SnapshotPolicy::default(),
             in_memory: false,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 

@@ -60,26 +60,35 @@ pub mod testing;
 
 mod channel;
 mod config;
+#[cfg(any(test, feature = "defects"))]
+mod defects;
 mod directory;
 mod error;
 mod identity;
 mod key;
+mod leadership;
 mod metrics;
 mod node;
 mod pins;
 mod snapshot;
+mod stats;
 mod status;
 mod storage;
 mod transport;
 mod vet;
 
 pub use channel::{
-    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, Outcome, Pending, Read,
-    Refusal, Restore, SnapshotRequest, SnapshotTaken, Unknown,
+    Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, MAX_INDEX_AHEAD,
+    Outcome, Pending, Read, Refusal, Restore, SnapshotRequest, SnapshotTaken, Transferred, Unknown,
+    Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
+#[cfg(any(test, feature = "defects"))]
+pub use defects::Defect;
 pub use directory::member_id;
 pub use error::Error;
+pub use leadership::{LeaderWatch, Leadership};
 pub use metrics::Metrics;
-pub use node::{Channels, Node};
+pub use node::{Channels, MAX_LAG_BYTES, MAX_LAG_ENTRIES, Node};
+pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};

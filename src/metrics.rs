@@ -229,6 +229,8 @@ fn refusal_name(refusal: Refusal) -> &'static str {
         Refusal::ShuttingDown => "shutting_down",
         Refusal::NotLeader => "not_leader",
         Refusal::Unavailable => "unavailable",
+        Refusal::MinIndex => "min_index",
+        Refusal::Empty => "empty",
     }
 }
 
@@ -237,6 +239,8 @@ fn unknown_name(unknown: Unknown) -> &'static str {
         Unknown::Deadline => "deadline",
         Unknown::Restored => "restored",
         Unknown::Stopped => "stopped",
+        #[cfg(any(test, feature = "defects"))]
+        Unknown::Appended => "appended",
     }
 }
 
@@ -252,6 +256,7 @@ fn change_refusal_name(kind: ChangeRefusalKind) -> &'static str {
         ChangeRefusalKind::NoLeader => "no_leader",
         ChangeRefusalKind::Overloaded => "overloaded",
         ChangeRefusalKind::ShuttingDown => "shutting_down",
+        ChangeRefusalKind::Failed => "failed",
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::leadership::{Leaders, Leadership};
 use crate::membership::Book;
 
 /// The part a member plays, as it believes itself.
@@ -84,10 +85,17 @@ pub struct Status {
     pub applied_index: u64,
     /// The last index of the log on this member.
     pub last_index: u64,
+    /// The term of the entry at `last_index`.
+    pub last_term: u64,
     /// The first index of the log on this member.
     pub first_index: u64,
     /// The index of the newest snapshot.
     pub snapshot_index: u64,
+    /// The term of the entry at `snapshot_index`.
+    pub snapshot_term: u64,
+    /// The index of the membership change that made `book` what it is; the snapshot's when none
+    /// has been applied since.
+    pub book_index: u64,
     /// The membership as of `published_index`.
     pub book: Book,
     pub(crate) book_version: u64,
@@ -109,6 +117,11 @@ pub struct Status {
     pub receiving: Vec<Transfer>,
     /// The lines to the other members, by id.
     pub links: BTreeMap<u64, Link>,
+    /// How long ago this member last heard from the leader it follows; `None` when it leads, or
+    /// has never heard of one.
+    pub leader_silence: Option<Duration>,
+    /// How many items wait on the commit channel.
+    pub commit_queue_len: u64,
     /// How many bytes of entries wait for the consumer.
     pub commit_queue_bytes: u64,
     /// How many requests wait for an answer.
@@ -119,6 +132,12 @@ pub struct Status {
     pub ready: bool,
 }
 
+impl Status {
+    pub(crate) fn leadership(&self) -> Leadership {
+        Leadership { leader_id: self.leader_id, term: self.term, role: self.role }
+    }
+}
+
 /// The cell between the loop and everyone else.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -126,14 +145,20 @@ pub(crate) struct Shared {
     last_turn_ms: AtomicU64,
     shutdown: AtomicBool,
     status: Mutex<Status>,
+    pub(crate) leaders: Leaders,
     pub(crate) pending: Pending,
 }
 
-/// What was let in at the door and has not been answered, counted without asking the loop.
+/// What the door needs to know without asking the loop: what was let in and has not been
+/// answered, and how far the loop has come.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) requests: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// The last index of the log at the end of the loop's last turn.
+    pub(crate) last_index: AtomicU64,
+    /// Commits run too far ahead of applies, as of the loop's last turn.
+    pub(crate) lags: AtomicBool,
 }
 
 impl Shared {
@@ -142,6 +167,7 @@ impl Shared {
             started: Instant::now(),
             last_turn_ms: AtomicU64::new(0),
             shutdown: AtomicBool::new(false),
+            leaders: Leaders::new(status.leadership()),
             status: Mutex::new(status),
             pending: Pending::default(),
         }
@@ -164,7 +190,13 @@ impl Shared {
 
     /// Lets the loop change what others see.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.lock());
+        let leadership = {
+            let mut status = self.lock();
+            change(&mut status);
+            self.pending.last_index.store(status.last_index, Ordering::Relaxed);
+            status.leadership()
+        };
+        self.leaders.show(leadership);
     }
 
     pub(crate) fn turn_ended(&self, now: Instant) {

@@ -92,6 +92,10 @@ impl Storage {
         self.snapshot.index
     }
 
+    pub(crate) fn snapshot_term(&self) -> u64 {
+        self.snapshot.term
+    }
+
     /// The log itself, for those who let go of its beginning.
     pub(crate) fn wal(&self) -> &Wal {
         &self.wal

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::channel::{AppliedCell, Captured, Limits, Request, WriteState};
+use crate::channel::{AppliedCell, Captured, Limits, Purpose, Request, WriteState};
 use crate::membership::{Book, Change, ChangeOptions, Changed};
 use crate::snapshot::Header;
 use crate::status::Shared;
 use crate::{
-    Applied, Channels, Commit, CommittedEntry, Config, Entries, Handle, Outcome, Read, Refusal,
-    Restore, SnapshotRequest, SnapshotTaken, Status, Unknown,
+    Applied, Channels, Commit, CommittedEntry, Config, Entries, Handle, Outcome, Refusal, Restore,
+    SnapshotRequest, SnapshotTaken, Status, Transferred, Unknown,
 };
 
 /// What the node does with the next proposals and reads.
@@ -49,6 +49,9 @@ struct Told {
     /// `None`: a snapshot is taken of everything committed.
     snapshot: Option<SnapshotTaken>,
     changes: Vec<(Change, ChangeOptions)>,
+    /// `None`: whoever is to lead does.
+    transferred: Option<Transferred>,
+    transfers: Vec<Option<u64>>,
 }
 
 /// What a test has the node do on its own account.
@@ -75,8 +78,14 @@ impl FakeNode {
         let (wake_tx, wake_rx) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
         let (order_tx, order_rx) = crossbeam_channel::unbounded();
-        let told =
-            Told { verdict: Verdict::Commit, changed: None, snapshot: None, changes: Vec::new() };
+        let told = Told {
+            verdict: Verdict::Commit,
+            changed: None,
+            snapshot: None,
+            changes: Vec::new(),
+            transferred: None,
+            transfers: Vec::new(),
+        };
         let fake = Self {
             shared: Arc::clone(&shared),
             script: Arc::new(Mutex::new(told)),
@@ -116,6 +125,22 @@ impl FakeNode {
     /// How wishes for a snapshot end from now on.
     pub fn decide_snapshots(&self, taken: SnapshotTaken) {
         self.told().snapshot = Some(taken);
+    }
+
+    /// How hand-overs of leadership end from now on.
+    pub fn decide_transfers(&self, transferred: Transferred) {
+        self.told().transferred = Some(transferred);
+    }
+
+    /// To whom leadership was to be handed over since the last call.
+    #[must_use]
+    pub fn take_transfers(&self) -> Vec<Option<u64>> {
+        std::mem::take(&mut self.told().transfers)
+    }
+
+    /// Has commits run too far ahead of applies, or no longer.
+    pub fn lag(&self, lags: bool) {
+        self.shared.pending.lags.store(lags, Ordering::Relaxed);
     }
 
     /// The membership changes that were asked for since the last call.
@@ -209,6 +234,16 @@ impl Script {
         let verdict = self.fake.told().verdict;
         match (verdict, request) {
             (Verdict::Hold, request) => self.held.push(request),
+            (Verdict::Commit, Request::Propose(proposal)) if proposal.data.is_empty() => {
+                self.last_index += 1;
+                let (last_index, last_term) = (self.last_index, self.last_term);
+                let entries = Entries { last_index, last_term, items: Vec::new(), bytes: 0 };
+                let open = self.commits.send(Commit::Entries(entries)).is_ok();
+                if self.wait_for(last_index, proposal.deadline) {
+                    proposal.waiter.applied(last_index, last_term, ());
+                }
+                return open;
+            }
             (Verdict::Commit, Request::Propose(proposal)) => {
                 self.last_index += 1;
                 let (last_index, last_term) = (self.last_index, self.last_term);
@@ -227,17 +262,25 @@ impl Script {
             (Verdict::Lose(unknown), Request::Propose(proposal)) => {
                 proposal.waiter.answer(Outcome::Unknown(unknown));
             }
+            (Verdict::Commit, Request::Read(read)) if read.purpose == Purpose::Verify => {
+                read.verified(self.last_term);
+            }
             (Verdict::Commit, Request::Read(read)) => {
                 if self.wait_for(self.last_index.max(read.min_index), read.deadline) {
                     let index = self.last_index;
-                    read.answer(Read::Ready { index });
+                    read.ready(index);
                 } else {
-                    read.answer(Read::Refused(Refusal::Unavailable));
+                    read.refuse(Refusal::Unavailable);
                 }
             }
-            (Verdict::Refuse(refusal), Request::Read(read)) => read.answer(Read::Refused(refusal)),
-            (Verdict::Lose(_), Request::Read(read)) => {
-                read.answer(Read::Refused(Refusal::Unavailable));
+            (Verdict::Refuse(refusal), Request::Read(read)) => read.refuse(refusal),
+            (Verdict::Lose(_), Request::Read(read)) => read.refuse(Refusal::Unavailable),
+            (_, Request::Transfer(request)) => {
+                let (leader_id, term) = (request.to.unwrap_or(1), self.last_term);
+                let done = Transferred::Done { leader_id, term };
+                let mut told = self.fake.told();
+                told.transfers.push(request.to);
+                request.answer(told.transferred.clone().unwrap_or(done));
             }
             (_, Request::Change(request)) => {
                 let book = self.fake.shared.status().book;

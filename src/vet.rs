@@ -18,6 +18,7 @@ pub(crate) struct View {
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) leader_id: u64,
+    pub(crate) leads: bool,
     /// The sender is in the address book.
     pub(crate) sender_known: bool,
 }
@@ -71,6 +72,13 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
         }
         MsgAppendResponse if message.request_snapshot != 0 => {
             Verdict::Drop("a wish for a snapshot, which no member has")
+        }
+        // raft would pass it on to whom it believes to lead, a third time on the wire.
+        MsgReadIndex if !view.leads || !view.sender_known => {
+            Verdict::Drop("a read of one that does not lead, or from a stranger")
+        }
+        MsgReadIndexResp if message.from != view.leader_id => {
+            Verdict::Drop("a read's index from someone who does not lead")
         }
         MsgReadIndex | MsgReadIndexResp => {
             let context = message.entries.first().map(|entry| &entry.data);
@@ -155,7 +163,8 @@ mod tests {
     use super::*;
     use raft::eraftpb::{Entry, SnapshotMetadata};
 
-    const VIEW: View = View { id: 1, term: 5, last_index: 10, leader_id: 2, sender_known: true };
+    const VIEW: View =
+        View { id: 1, term: 5, last_index: 10, leader_id: 2, leads: false, sender_known: true };
 
     fn message(kind: MessageType, change: impl FnOnce(&mut Message)) -> Message {
         let mut message = Message { from: 2, to: 1, term: 5, ..Message::default() };
@@ -191,6 +200,32 @@ mod tests {
         assert_eq!(vet(&snapshot(|_| ()), VIEW), Verdict::Accept);
         let vote = message(MessageType::MsgRequestVote, |m| m.term = 6);
         assert_eq!(vet(&vote, View { sender_known: false, ..VIEW }), Verdict::Accept);
+    }
+
+    /// Questions go to a leader, from its members, and their answers come from it: raft-rs would
+    /// pass a stray one on, and believe any answer.
+    #[test]
+    fn reads_are_between_a_leader_and_its_members() {
+        let context = Entry { data: vec![0; Key::LEN].into(), ..Entry::default() };
+        let carrying = |kind, from| {
+            message(kind, |m| {
+                m.from = from;
+                m.set_entries(vec![context.clone()].into());
+                if kind == MessageType::MsgReadIndex {
+                    m.term = 0;
+                }
+            })
+        };
+        let question = carrying(MessageType::MsgReadIndex, 3);
+        let leading = View { leads: true, leader_id: 1, ..VIEW };
+        assert_eq!(vet(&question, leading), Verdict::Accept);
+        let stranger = View { sender_known: false, ..leading };
+        for view in [VIEW, stranger] {
+            assert!(matches!(vet(&question, view), Verdict::Drop(_)), "{view:?}");
+        }
+        assert_eq!(vet(&carrying(MessageType::MsgReadIndexResp, 2), VIEW), Verdict::Accept);
+        let forged = vet(&carrying(MessageType::MsgReadIndexResp, 3), VIEW);
+        assert!(matches!(forged, Verdict::Drop(_)));
     }
 
     /// Each of these makes raft-rs panic, or acknowledge what it does not have.

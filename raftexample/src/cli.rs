@@ -96,6 +96,11 @@ struct RunArgs {
     #[arg(long, env = "RAFTEXAMPLE_LISTEN", value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
+    /// What this member does wrong, for tests
+    #[cfg(feature = "defects")]
+    #[arg(long, env = "RAFTEXAMPLE_DEFECT", value_name = "NAME")]
+    defect: Option<raftnode::Defect>,
+
     /// The address for peers, when it is not the one in this member's URL
     #[arg(long, env = "RAFTEXAMPLE_PEER_LISTEN", value_name = "ADDR:PORT")]
     peer_listen: Option<SocketAddr>,
@@ -204,6 +209,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where peers connect, when it is not the address in this member's URL.
     pub peer_listen: Option<SocketAddr>,
+    /// What this member does wrong, for tests.
+    #[cfg(feature = "defects")]
+    pub defect: Option<raftnode::Defect>,
     /// Where the log is kept.
     pub data_dir: PathBuf,
     /// Where clients reach this member, when it was said.
@@ -312,6 +320,8 @@ impl RunArgs {
             join: self.join,
             listen: self.listen.unwrap_or((Ipv4Addr::LOCALHOST, self.port).into()),
             peer_listen: self.peer_listen,
+            #[cfg(feature = "defects")]
+            defect: self.defect,
             data_dir,
             advertise_client_url: self.advertise_client_url,
             cluster_token: self.cluster_token,
@@ -349,6 +359,10 @@ impl Settings {
         let mut config = Config::new(self.id, self.founders.clone(), self.data_dir.clone());
         config.cluster_token.clone_from(&self.cluster_token);
         config.peer_listen = self.peer_listen;
+        #[cfg(feature = "defects")]
+        {
+            config.defect = self.defect;
+        }
         config.client_url = self.client_url(bound);
         config.heartbeat_interval = self.heartbeat_interval;
         config.election_timeout = self.election_timeout;

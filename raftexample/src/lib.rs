@@ -14,6 +14,9 @@
 //! - [`run`]: a node's life from its settings to its exit code.
 //! - [`cluster`]: the Procfile runner, and [`mod@bench`]: the load generator.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 pub mod bench;
 pub mod cli;
 pub mod cluster;
@@ -27,3 +30,21 @@ pub mod watch;
 
 #[cfg(test)]
 mod testing;
+
+/// What the binary is: chooses by the command line what runs, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        cli::Request::Run(settings) => run::run(*settings),
+        cli::Request::Command(command) => command.run(),
+        cli::Request::Print(text) => {
+            // Nobody is left to tell when standard output is closed.
+            std::io::stdout().lock().write_all(text.as_bytes()).ok();
+            ExitCode::SUCCESS
+        }
+        cli::Request::Refuse(line) => {
+            writeln!(std::io::stderr().lock(), "raftexample: {line}").ok();
+            ExitCode::from(cli::USAGE)
+        }
+    }
+}

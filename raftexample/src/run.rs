@@ -18,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::{self, Settings};
-use crate::httpapi::{Api, GRACE, Metrics, Server, ServerLimits};
+use crate::httpapi::{Api, BodyBudget, GRACE, Metrics, Server, ServerLimits};
 use crate::kvstore;
 use crate::logging::{self, Format};
+use crate::watch::KEEP_ALIVE;
 
 /// It could not start: a port, a lock, a directory that is not writable.
 const CANNOT_START: u8 = 1;
@@ -151,7 +152,9 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         store,
         request_timeout: settings.request_timeout,
         max_value_bytes: settings.max_value_bytes,
+        bodies: BodyBudget::default(),
         stuck_after: settings.election_timeout * 2,
+        watch_keep_alive: KEEP_ALIVE,
     });
     let limits = ServerLimits { max_connections };
     let (stop, stopped) = watch::channel(());

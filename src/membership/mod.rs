@@ -9,7 +9,7 @@ mod record;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::judge::{Judgement, View, judge, refusal};
-pub(crate) use self::record::{Call, Wish};
+pub(crate) use self::record::{Asked, Call, Wish};
 
 /// Whether a member counts towards a quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub enum Changed {
     Unknown(crate::Unknown),
 }
 
-/// Why a membership change is not made.
+/// Why a membership change is not made, or leadership not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ChangeRefusal {
@@ -152,7 +152,7 @@ pub struct ChangeRefusal {
     pub message: String,
 }
 
-/// The kinds of reasons against a membership change.
+/// The kinds of reasons against a membership change or a hand-over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeRefusalKind {
     /// The id or the URL is malformed.
@@ -175,6 +175,8 @@ pub enum ChangeRefusalKind {
     Overloaded,
     /// The node is stopping.
     ShuttingDown,
+    /// Leadership was not taken over by whoever was to lead.
+    Failed,
 }
 
 /// One of the members that a cluster begins with.

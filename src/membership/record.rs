@@ -11,6 +11,7 @@
 //!    2 update        ┼ wants u8, 0: as it is ┼ url: text, empty: as it is ┤
 //!    3 remove        ┤
 //!    4 join          ┼ incarnation u128 ┼ url: text ┤
+//!    5 transfer      ┤                              id 0: to the best voter
 //!
 //!  answer            ├ version u8 ┼ kind u8 ┼ ...
 //!    1 done          ┼ index u64 ┼ term u64 ┼ book ┤
@@ -35,10 +36,10 @@ const VERSION: u8 = 1;
 const FORCE: u8 = 1;
 const DRY_RUN: u8 = 2;
 
-/// A membership change as one member asks another for it.
+/// A question as one member asks another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
-    pub(crate) wish: Wish,
+    pub(crate) asked: Asked,
     pub(crate) options: ChangeOptions,
     pub(crate) patience_ms: u32,
 }
@@ -53,6 +54,16 @@ pub(crate) enum Wish {
         incarnation: u128,
         url: String,
     },
+}
+
+/// What one member may call another for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A change of the membership.
+    Member(Wish),
+    /// Leadership is to be handed over, to the best voter if to nobody in particular. Done means
+    /// begun, in the answer's term.
+    Leader { to: Option<u64> },
 }
 
 impl Member {
@@ -78,26 +89,27 @@ impl Call {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let ChangeOptions { force, dry_run } = self.options;
         let flags = if force { FORCE } else { 0 } | if dry_run { DRY_RUN } else { 0 };
-        let (kind, id) = match &self.wish {
-            Wish::Change(Change::Add { id, .. }) => (1, id),
-            Wish::Change(Change::Update { id, .. }) => (2, id),
-            Wish::Change(Change::Remove { id }) => (3, id),
-            Wish::Join { id, .. } => (4, id),
+        let (kind, id) = match &self.asked {
+            Asked::Member(Wish::Change(Change::Add { id, .. })) => (1, *id),
+            Asked::Member(Wish::Change(Change::Update { id, .. })) => (2, *id),
+            Asked::Member(Wish::Change(Change::Remove { id })) => (3, *id),
+            Asked::Member(Wish::Join { id, .. }) => (4, *id),
+            Asked::Leader { to } => (5, to.unwrap_or(0)),
         };
         let mut bytes = vec![VERSION, kind, flags];
         bytes.extend_from_slice(&self.patience_ms.to_le_bytes());
         bytes.extend_from_slice(&id.to_le_bytes());
-        match &self.wish {
-            Wish::Change(Change::Add { url, wants, .. }) => {
+        match &self.asked {
+            Asked::Member(Wish::Change(Change::Add { url, wants, .. })) => {
                 bytes.push(role_code(*wants));
                 put_text(&mut bytes, url);
             }
-            Wish::Change(Change::Update { wants, url, .. }) => {
+            Asked::Member(Wish::Change(Change::Update { wants, url, .. })) => {
                 bytes.push(wants.map_or(0, role_code));
                 put_text(&mut bytes, url.as_deref().unwrap_or_default());
             }
-            Wish::Change(Change::Remove { .. }) => {}
-            Wish::Join { incarnation, url, .. } => {
+            Asked::Member(Wish::Change(Change::Remove { .. })) | Asked::Leader { .. } => {}
+            Asked::Member(Wish::Join { incarnation, url, .. }) => {
                 bytes.extend_from_slice(&incarnation.to_le_bytes());
                 put_text(&mut bytes, url);
             }
@@ -130,10 +142,15 @@ impl Call {
             }
             3 => Wish::Change(Change::Remove { id }),
             4 => Wish::Join { id, incarnation: input.u128()?, url: input.text()? },
+            5 => {
+                input.end()?;
+                let asked = Asked::Leader { to: Some(id).filter(|id| *id != 0) };
+                return Ok(Self { asked, options, patience_ms });
+            }
             other => return Err(format!("is a call of unknown kind {other}")),
         };
         input.end()?;
-        Ok(Self { wish, options, patience_ms })
+        Ok(Self { asked: Asked::Member(wish), options, patience_ms })
     }
 }
 
@@ -196,7 +213,7 @@ impl Changed {
 }
 
 impl ChangeRefusalKind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Invalid,
         Self::NotFound,
         Self::Pending,
@@ -207,6 +224,7 @@ impl ChangeRefusalKind {
         Self::NoLeader,
         Self::Overloaded,
         Self::ShuttingDown,
+        Self::Failed,
     ];
 
     fn code(self) -> u8 {
@@ -335,7 +353,9 @@ mod tests {
             Wish::Join { id: 4, incarnation: 1 << 100, url: url() },
         ];
         let options = ChangeOptions { force: true, dry_run: false };
-        wishes.map(|wish| Call { wish, options, patience_ms: 5000 }).into()
+        let leaders = [Some(3), None].map(|to| Asked::Leader { to });
+        let asked = wishes.into_iter().map(Asked::Member).chain(leaders);
+        asked.map(|asked| Call { asked, options, patience_ms: 5000 }).collect()
     }
 
     fn answers() -> Vec<Changed> {

@@ -5,11 +5,13 @@
 //! order that durability allows (N2); commits leave through `outgoing`, in log order (N3).
 
 mod changes;
+mod show;
 mod snapshots;
+mod transfers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
@@ -19,9 +21,12 @@ use wal::fs::Fs;
 
 use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
+pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
 pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
+use self::transfers::Transfers;
 use super::proposals::Proposals;
+use super::questions::Questions;
 use super::reads::{self, Reads};
 use crate::channel::{
     AppliedCell, Captured, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
@@ -30,7 +35,7 @@ use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
 use crate::membership::Book;
 use crate::metrics::Metrics;
-use crate::status::{Role, Shared};
+use crate::status::Role;
 use crate::storage::{ENTRY_OVERHEAD, Storage, weight};
 use crate::transport::{Frame, VerdictKind};
 use crate::vet::{self, vet};
@@ -75,11 +80,16 @@ pub(crate) struct Core {
     book: Book,
     /// Grows whenever the book changes.
     book_version: u64,
+    /// Where in the log the book became what it is.
+    book_index: u64,
     /// The data directories that have met this one, by id.
     pins: BTreeMap<u64, u128>,
     /// The tick at which each member was last heard.
     heard: BTreeMap<u64, u64>,
+    /// The tick at which a leader was last heard.
+    heard_leader: Option<u64>,
     changes: Changes,
+    transfers: Transfers,
     snapshots: Snapshots,
     founding: Option<Founding>,
     /// The last index put on `outgoing`; the loop's one cursor.
@@ -92,10 +102,13 @@ pub(crate) struct Core {
     proposals: Proposals,
     forwarded: Vec<Forwarded>,
     reads: Reads,
+    questions: Questions,
     applied: Arc<AppliedCell>,
     /// What was committed when this process started: readiness waits for it.
     commit_at_start: u64,
     ticks: u64,
+    /// How long a tick takes, for those who want it in seconds.
+    tick: Duration,
     election_ticks: u64,
     election: ElectionTimer,
     max_entry_bytes: u64,
@@ -160,9 +173,12 @@ impl Core {
             cluster,
             nonce,
             book_version: 0,
+            book_index: restore.index,
             pins,
             heard: BTreeMap::new(),
+            heard_leader: None,
             changes: Changes::default(),
+            transfers: Transfers::default(),
             snapshots,
             founding,
             last_soft: raw.raft.soft_state(),
@@ -176,9 +192,11 @@ impl Core {
             proposals: Proposals::new(config.id, nonce),
             forwarded: Vec::new(),
             reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
+            questions: Questions::default(),
             applied,
             commit_at_start,
             ticks: 0,
+            tick: config.tick(),
             election_ticks: election_tick as u64,
             election: ElectionTimer::new(seed, election_tick),
             max_entry_bytes: config.max_entry_bytes,
@@ -187,6 +205,10 @@ impl Core {
             raw,
             logger: logger.clone(),
         };
+        #[cfg(any(test, feature = "defects"))]
+        {
+            (core.proposals.defect, core.reads.defect) = (config.defect, config.defect);
+        }
         core.pin_election_timeout();
         // Nobody else could lead: waiting for a timeout would only cost its users a second.
         if core.book.voters().eq([core.id]) {
@@ -232,6 +254,7 @@ impl Core {
         self.proposals.is_empty()
             && self.reads.is_empty()
             && self.changes.is_empty()
+            && self.transfers.is_empty()
             && self.snapshots.is_idle()
             && !self.outgoing.iter().any(owed)
     }
@@ -267,6 +290,11 @@ impl Core {
                 // Whatever was wrong with it is counted and logged.
                 self.step(message, send).map(|_| ())
             }
+            Frame::Forward { key, .. } if key.node != from => {
+                warn!(self.logger, "dropped a proposal in another member's name"; "from" => from,
+                    "name" => key.node);
+                Ok(())
+            }
             Frame::Forward { term, key, data } => {
                 if data.len() as u64 > self.max_entry_bytes {
                     self.refuse_forward(from, Attempt { key, term }, VerdictKind::TooLarge, send);
@@ -290,6 +318,7 @@ impl Core {
     /// A stream to this peer broke: what was under way to it may be lost.
     pub(crate) fn unreachable(&mut self, peer: u64) {
         self.raw.report_unreachable(peer);
+        self.reads.unreachable(peer);
     }
 
     /// This forwarded proposal never left.
@@ -310,6 +339,7 @@ impl Core {
             term: raft.term,
             last_index: raft.raft_log.last_index(),
             leader_id: raft.leader_id,
+            leads: raft.state == StateRole::Leader,
             sender_known: self.book.members.contains_key(&message.from),
         };
         match vet(&message, view) {
@@ -322,6 +352,10 @@ impl Core {
                 let what = format!("this member lost acknowledged data: {what}");
                 return Err(Error::LostData(what));
             }
+        }
+        if message.get_msg_type() == MessageType::MsgReadIndex {
+            self.take_question(message);
+            return Ok(Ok(()));
         }
         // raft becomes leader on a vote and asserts that its log is persisted then: these kinds
         // are stepped only when no Ready is outstanding (raft.rs:1214).
@@ -342,11 +376,46 @@ impl Core {
             debug!(self.logger, "raft refused a message"; "from" => from, "kind" => ?kind,
                 "error" => %error);
         }
+        if from == self.leader_id() {
+            self.heard_leader = Some(self.ticks);
+        }
         self.pin_election_timeout();
         if decides {
             self.handle_ready(send)?;
         }
         Ok(Ok(()))
+    }
+
+    /// Another member asks what a leader has committed. See [`Questions`].
+    fn take_question(&mut self, question: Message) {
+        let raft = &self.raw.raft;
+        let term = raft.term;
+        if !raft.commit_to_current_term() {
+            self.questions.hold(term, question);
+            return;
+        }
+        let context = question.entries.first().and_then(|entry| Key::decode(&entry.data));
+        let admitted = context.is_some_and(|key| self.questions.admit(term, question.from, key));
+        #[cfg(any(test, feature = "defects"))]
+        let admitted = admitted || self.reads.defect == Some(crate::Defect::ReusedContexts);
+        if !admitted {
+            self.count_drop("a read's context that is not new", &question);
+            return;
+        }
+        let before = self.reads_taken();
+        let from = question.from;
+        if let Err(error) = self.raw.step(question) {
+            debug!(self.logger, "raft refused a question"; "from" => from, "error" => %error);
+        } else if self.reads_taken() == before {
+            self.metrics.dropped("a read that raft dropped");
+        }
+    }
+
+    /// Grows whenever raft takes a question in, whatever it does with it: it queues one, answers
+    /// it at once, or passes it to the leader.
+    fn reads_taken(&self) -> usize {
+        let raft = &self.raw.raft;
+        raft.pending_read_count() + raft.ready_read_count() + raft.msgs.len()
     }
 
     fn count_drop(&mut self, reason: &'static str, message: &Message) {
@@ -397,15 +466,13 @@ impl Core {
         Ok(())
     }
 
-    /// Answers, once a heartbeat, what has waited too long.
+    /// Answers what has waited too long.
     fn expire(&mut self, now: Instant) {
-        if !self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
-            return;
-        }
         self.proposals.expire(now);
         let leader_known = self.leader_id() != raft::INVALID_ID;
         self.reads.expire(now, leader_known);
         self.changes.expire(now);
+        self.transfers.expire(now);
         self.snapshots.expire(now);
     }
 
@@ -420,6 +487,7 @@ impl Core {
         }
         self.dispatch(send);
         self.dispatch_changes();
+        self.dispatch_transfers();
         self.advance_reads();
         self.handle_ready(send)?;
         // A Ready may have confirmed reads, or made the rest of them askable.
@@ -453,7 +521,13 @@ impl Core {
 
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
     fn propose_batches(&mut self, term: u64, send: Send<'_>) {
-        let mut forwarded = std::mem::take(&mut self.forwarded).into_iter().peekable();
+        let mut forwarded = std::mem::take(&mut self.forwarded);
+        if self.lags() {
+            for Forwarded { from, term, key, .. } in forwarded.drain(..) {
+                self.refuse_forward(from, Attempt { key, term }, VerdictKind::Overloaded, send);
+            }
+        }
+        let mut forwarded = forwarded.into_iter().peekable();
         while self.proposals.has_launchable(self.ticks) || forwarded.peek().is_some() {
             let mut entries = Vec::new();
             let mut origins = Vec::new();
@@ -513,13 +587,22 @@ impl Core {
             commit: raft.raft_log.committed,
             committed_in_term: raft.commit_to_current_term(),
         };
+        if view.leads && view.committed_in_term && self.questions.has_held() {
+            for question in self.questions.take_held(view.term) {
+                self.take_question(question);
+            }
+        }
         if let Some(context) = self.reads.advance(view, self.ticks) {
+            let before = self.reads_taken();
             self.raw.read_index(context.encode().to_vec());
+            if self.reads_taken() == before {
+                self.reads.round_dropped(self.ticks);
+            }
         }
     }
 
-    /// Answers the reads that the consumer's progress satisfies, and asks to be woken by it when
-    /// some are left.
+    /// Answers the reads and barriers that the consumer's progress satisfies, and asks to be woken
+    /// by it when some are left.
     fn check_applied(&mut self) {
         use std::sync::atomic::Ordering::SeqCst;
         for _ in 0..2 {
@@ -530,7 +613,8 @@ impl Core {
                 self.published
             );
             self.reads.applied(applied);
-            if !self.reads.await_applied() {
+            self.proposals.applied(applied);
+            if !self.reads.await_applied() && !self.proposals.await_applied() {
                 return;
             }
             // Looked at once more, for a report between the load and this store.
@@ -671,10 +755,16 @@ impl Core {
                 self.acknowledge_published();
                 continue;
             }
-            let item = Key::decode(&entry.context).map(|key| {
-                let waiter = self.proposals.land(key);
-                CommittedEntry { index, term, data: entry.data, waiter }
-            });
+            let item = match Key::decode(&entry.context) {
+                Some(key) if entry.data.is_empty() => {
+                    self.proposals.land_barrier(key, index, term);
+                    None
+                }
+                key => key.map(|key| {
+                    let waiter = self.proposals.land(key);
+                    CommittedEntry { index, term, data: entry.data, waiter }
+                }),
+            };
             self.push_outgoing(index, term, item, bytes);
             (self.published, self.published_term) = (index, term);
         }
@@ -749,6 +839,7 @@ impl Core {
     pub(crate) fn refuse_parked(&mut self) {
         self.proposals.refuse_parked();
         self.changes.refuse_waiting();
+        self.transfers.refuse_all();
         self.snapshots.refuse(Refusal::ShuttingDown);
         // Nor will anybody confirm a read for one that was removed.
         let is_removed = self.book.removed.contains(&self.id);
@@ -757,13 +848,15 @@ impl Core {
         }
     }
 
-    /// Asks the voter that knows most of the log to lead, if this member does and there is one.
-    pub(crate) fn hand_over(&mut self) -> Option<u64> {
+    /// Asks a voter to lead, if this member does: the one that is wanted, or else the one that
+    /// knows most of the log. None when there is nobody.
+    pub(crate) fn hand_over(&mut self, to: Option<u64>) -> Option<u64> {
         if !self.leads() {
             return None;
         }
         let progress = self.raw.raft.prs();
         let candidate = (self.book.voters().filter(|id| *id != self.id))
+            .filter(|id| to.is_none_or(|to| *id == to))
             .filter_map(|id| progress.get(id).map(|p| (p.recent_active, p.matched, id)))
             .filter(|(active, _, _)| *active)
             .max();
@@ -779,56 +872,6 @@ impl Core {
     /// A failed write or sync.
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         self.raw.mut_store().save_commit()
-    }
-
-    /// Shows what this turn changed to those outside the loop.
-    pub(crate) fn show(&self, shared: &Shared) {
-        let raft = &self.raw.raft;
-        let applied = self.applied.index.load(std::sync::atomic::Ordering::SeqCst);
-        let log = &raft.raft_log;
-        assert!(
-            self.raw.store().snapshot_index() <= self.published
-                && self.published <= log.committed
-                && log.committed <= log.last_index(),
-            "N1: snapshot {} <= published {} <= commit {} <= last {}",
-            self.raw.store().snapshot_index(),
-            self.published,
-            log.committed,
-            log.last_index()
-        );
-        let refresh = self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS));
-        shared.update(|status| {
-            status.role = role_of(raft.state);
-            status.term = raft.term;
-            status.leader_id = raft.leader_id;
-            status.commit_index = log.committed;
-            status.published_index = self.published;
-            status.applied_index = applied;
-            status.last_index = log.last_index();
-            status.first_index = log.first_index();
-            status.snapshot_index = self.raw.store().snapshot_index();
-            // A member that has just joined has nothing until its first snapshot.
-            let caught_up = applied >= self.commit_at_start.max(1);
-            status.ready = caught_up && raft.leader_id != raft::INVALID_ID;
-            status.snapshot_bytes = self.snapshots.newest().map_or(0, |newest| newest.bytes);
-            status.commit_queue_bytes = self.outgoing_bytes;
-            status.taking_snapshot = self.snapshots.is_taking();
-            if status.book_version != self.book_version && self.has_replayed() {
-                status.book_version = self.book_version;
-                status.book.clone_from(&self.book);
-            }
-            if refresh {
-                status.matched.clear();
-                status.live.clear();
-                if raft.state == StateRole::Leader {
-                    let matched = raft.prs().iter().map(|(id, progress)| (*id, progress.matched));
-                    status.matched.extend(matched);
-                    // raft counts its own entries as matched once they are persisted.
-                    status.matched.insert(self.id, log.last_index());
-                    status.live = self.live();
-                }
-            }
-        });
     }
 
     /// raft draws its election timeouts from the thread's generator; a run must be repeatable

@@ -13,7 +13,7 @@ use slog::{Logger, info, warn};
 use super::COMPLAINT_INTERVAL;
 use crate::identity::Identity;
 use crate::membership::{
-    Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, Wish,
+    Asked, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, Wish,
 };
 use crate::transport::join::{JoinError, JoinHead, call_url};
 use crate::{Config, Error};
@@ -47,7 +47,7 @@ pub(super) fn register(
     let wish = Wish::Join { id: *id, incarnation: identity.incarnation, url: own.to_owned() };
     let options = ChangeOptions::default();
     let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
-    let body = Call { wish, options, patience_ms }.encode();
+    let body = Call { asked: Asked::Member(wish), options, patience_ms }.encode();
     let head = JoinHead {
         id: *id,
         incarnation: identity.incarnation,

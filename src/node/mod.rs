@@ -15,6 +15,7 @@
 mod core;
 mod join;
 mod proposals;
+mod questions;
 mod reads;
 #[cfg(test)]
 mod scripts;
@@ -35,13 +36,14 @@ use wal::fs::{DiskFs, Fs, MemFs};
 
 pub(crate) use self::core::Kept;
 use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
+pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::sinks::Sinks;
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Limits, Request, Restore};
 use crate::directory::{self, Directory, Recovered};
 use crate::identity::{self, Identity};
 use crate::membership::{
-    Book, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
+    Asked, Book, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
@@ -339,21 +341,22 @@ fn with_commands(error: Error, config: &Config) -> Error {
     replacement(error, config.id, members, &BTreeMap::new())
 }
 
-/// Reads a membership change that another member, or one that wants to be one, asks for.
+/// Reads what another member, or one that wants to be one, asks for.
 fn called(
     from: u64,
     body: &[u8],
     joining: Option<u128>,
     now: Instant,
-) -> Result<(Wish, ChangeOptions, Instant), String> {
-    let Call { wish, options, patience_ms } = Call::decode(body)?;
-    if let Some(head) = joining
-        && !matches!(wish, Wish::Join { id, incarnation, .. } if (id, incarnation) == (from, head))
+) -> Result<(Asked, ChangeOptions, Instant), String> {
+    let Call { asked, options, patience_ms } = Call::decode(body)?;
+    let own = |id, incarnation| Some(incarnation) == joining && id == from;
+    if joining.is_some()
+        && !matches!(asked, Asked::Member(Wish::Join { id, incarnation, .. }) if own(id, incarnation))
     {
         return Err("asks for another member than its sender".into());
     }
     let patience = Duration::from_millis(patience_ms.into()).min(MAX_PATIENCE);
-    Ok((wish, options, now + patience))
+    Ok((asked, options, now + patience))
 }
 
 impl From<channel::ChangeRequest> for ChangeRequest {
@@ -429,6 +432,7 @@ impl Loop {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.turns()))
             .unwrap_or_else(|panic| Err(Error::Invariant(panic_text(&*panic))));
         self.shared.request_shutdown();
+        self.shared.leaders.end();
         let result = match result {
             Err(error @ Error::LostData(_)) => {
                 let Status { book, client_urls, .. } = self.shared.status();
@@ -507,6 +511,7 @@ impl Loop {
                 Ok(Request::Read(request)) => core.read(request),
                 Ok(Request::Change(request)) => core.change(request.into()),
                 Ok(Request::Snapshot(wish)) => core.wish_snapshot(wish),
+                Ok(Request::Transfer(request)) => core.transfer(request),
                 Ok(Request::Shutdown) | Err(TryRecvError::Disconnected) => {
                     shutdown = true;
                     break;
@@ -590,7 +595,7 @@ impl Loop {
                         reply.answer(changed.encode().into());
                     });
                     match called(from, &body, joining, now) {
-                        Ok((wish, options, deadline)) => {
+                        Ok((Asked::Member(wish), options, deadline)) => {
                             // A joining member asks whomever it finds: the leader may be one hop
                             // further.
                             let is_called = joining.is_none();
@@ -602,6 +607,7 @@ impl Loop {
                                 answer,
                             });
                         }
+                        Ok((Asked::Leader { to }, ..)) => core.transfer_called(to, answer),
                         Err(what) => {
                             let message = format!("the call {what}");
                             let kind = ChangeRefusalKind::Invalid;
@@ -646,10 +652,10 @@ impl Loop {
         }
         for ask in self.core.take_asks() {
             match ask {
-                Ask::Call { to, tag, wish, options, deadline } => {
+                Ask::Call { to, tag, asked, options, deadline } => {
                     let patience = deadline.saturating_duration_since(now).as_millis();
                     let patience_ms = u32::try_from(patience).unwrap_or(u32::MAX);
-                    let call = Call { wish, options, patience_ms }.encode();
+                    let call = Call { asked, options, patience_ms }.encode();
                     self.transport.call(to, tag, call.into(), deadline);
                 }
                 Ask::Probe { url, tag } => self.transport.probe(&url, tag),
@@ -704,7 +710,7 @@ impl Loop {
     /// Takes no new work, hands leadership over, and goes on until nobody waits.
     fn stop(&mut self, now: Instant, why: Option<Error>) -> Turn {
         let stopping = self.stopping.get_or_insert_with(|| {
-            let handed_to = self.core.hand_over();
+            let handed_to = self.core.hand_over(None);
             info!(self.logger, "stopping"; "handing_over_to" => handed_to);
             let mut patience = self.config.shutdown_timeout;
             if let Some(Error::Removed(_)) = why {

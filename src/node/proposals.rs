@@ -5,9 +5,12 @@
 //! deadline passes. The same key is proposed again only after it was definitely refused, and after
 //! a pause (`cooling`): a leader that refuses, or cannot be reached, is not asked in a circle.
 //!
+//! A barrier is a proposal without a command. The consumer never sees it: when its entry is
+//! published it waits here (`barriers`) for the consumer to have come that far.
+//!
 //! Invariants:
-//! - P1 A sequence number is in one of `parked`, `cooling` and `flying`, and leaves with exactly
-//!   one outcome (N8).
+//! - P1 A sequence number is in one of `parked`, `cooling` and `flying`, or its barrier is in
+//!   `barriers`, and leaves with exactly one outcome (N8).
 //! - P2 A flight of term t whose entry is in the log is published before any entry of a higher
 //!   term, because terms never fall along a log. So the first entry of a higher term ends it.
 //! - P3 A refusal names the try that it refuses. News of an earlier try says nothing of the one
@@ -51,6 +54,12 @@ pub(super) struct Proposals {
     flying: HashMap<u64, Flight>,
     /// How many flights there are in each term, to find the superseded without a scan.
     terms: BTreeMap<u64, usize>,
+    /// Barriers that are published, by index, with the term of their entry.
+    barriers: BTreeMap<u64, (u64, Proposal)>,
+    /// No deadline is earlier than this one.
+    next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<crate::Defect>,
 }
 
 impl Proposals {
@@ -63,12 +72,24 @@ impl Proposals {
             cooling: VecDeque::new(),
             flying: HashMap::new(),
             terms: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
     /// Nothing waits for an outcome.
     pub(super) fn is_empty(&self) -> bool {
-        self.parked.is_empty() && self.cooling.is_empty() && self.flying.is_empty()
+        self.parked.is_empty()
+            && self.cooling.is_empty()
+            && self.flying.is_empty()
+            && self.barriers.is_empty()
+    }
+
+    /// Some barriers wait for the consumer only.
+    pub(super) fn await_applied(&self) -> bool {
+        !self.barriers.is_empty()
     }
 
     /// Whether [`launch`](Self::launch) would find one.
@@ -79,6 +100,8 @@ impl Proposals {
 
     /// Takes a new proposal in.
     pub(super) fn park(&mut self, proposal: Proposal) {
+        let next = self.next_deadline.get_or_insert(proposal.deadline);
+        *next = proposal.deadline.min(*next);
         self.last_sequence += 1;
         let sequence = self.last_sequence;
         let refusal = Refusal::NoLeader;
@@ -92,6 +115,8 @@ impl Proposals {
             _ => self.parked.pop_front(),
         };
         let Parked { sequence, proposal, .. } = next?;
+        #[cfg(any(test, feature = "defects"))]
+        let proposal = proposal.spoil(self.defect);
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");
@@ -101,6 +126,26 @@ impl Proposals {
 
     /// The entry with this key is being published: whoever applies it owes the answer.
     pub(super) fn land(&mut self, key: Key) -> Option<Waiter> {
+        self.take(key).map(|proposal| proposal.waiter)
+    }
+
+    /// The entry with this key is being published, and nobody else will see it.
+    pub(super) fn land_barrier(&mut self, key: Key, index: u64, term: u64) {
+        if let Some(proposal) = self.take(key) {
+            self.barriers.insert(index, (term, proposal));
+        }
+    }
+
+    /// Answers the barriers that `applied` satisfies.
+    pub(super) fn applied(&mut self, applied: u64) {
+        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= applied)
+        {
+            let (index, (term, proposal)) = entry.remove_entry();
+            proposal.waiter.applied(index, term, ());
+        }
+    }
+
+    fn take(&mut self, key: Key) -> Option<Proposal> {
         if !self.is_own(key) {
             return None;
         }
@@ -109,7 +154,7 @@ impl Proposals {
             "P1: proposal {} is published after it was refused",
             key.sequence
         );
-        self.remove(key.sequence).map(|flight| flight.proposal.waiter)
+        self.remove(key.sequence).map(|flight| flight.proposal)
     }
 
     /// This try is definitely not in the log and never will be. Unless its command can never be
@@ -149,6 +194,9 @@ impl Proposals {
 
     /// Answers everything whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
+        if self.next_deadline.is_none_or(|next| now < next) {
+            return;
+        }
         let late: Vec<u64> = (self.flying.iter())
             .filter(|(_, flight)| flight.proposal.deadline <= now)
             .map(|(sequence, _)| *sequence)
@@ -159,9 +207,6 @@ impl Proposals {
             }
         }
         for queue in [&mut self.parked, &mut self.cooling] {
-            if queue.iter().all(|parked| parked.proposal.deadline > now) {
-                continue;
-            }
             for parked in std::mem::take(queue) {
                 if parked.proposal.deadline <= now {
                     parked.proposal.waiter.answer(Outcome::Refused(parked.refusal));
@@ -170,6 +215,18 @@ impl Proposals {
                 }
             }
         }
+        for (index, (term, barrier)) in std::mem::take(&mut self.barriers) {
+            if barrier.deadline <= now {
+                barrier.waiter.answer(Outcome::Unknown(Unknown::Deadline));
+            } else {
+                self.barriers.insert(index, (term, barrier));
+            }
+        }
+        let idle = self.parked.iter().chain(&self.cooling).map(|parked| &parked.proposal);
+        let flying = self.flying.values().map(|flight| &flight.proposal);
+        let barriers = self.barriers.values().map(|(_, proposal)| proposal);
+        let left = idle.chain(flying).chain(barriers);
+        self.next_deadline = left.map(|proposal| proposal.deadline).min();
     }
 
     /// A snapshot replaced the part of the log that may hold what is in flight.

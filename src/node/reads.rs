@@ -4,6 +4,10 @@
 //! 6.4); those that come later wait for the next one. A round's context is never used twice, and
 //! only the round in progress is believed: an answer to an older context is ignored.
 //!
+//! raft drops some questions without a word. Where its counters show that, the round is asked
+//! again at the next tick; where the line to the leader broke, or somebody else leads, at once;
+//! otherwise after a while.
+//!
 //! Invariants:
 //! - R1 At most one round is outstanding.
 //! - R2 A read is answered at index i only when the consumer has applied i, and i was committed
@@ -12,7 +16,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::channel::{Consistency, Read, ReadRequest, Refusal};
+use crate::channel::{Consistency, Purpose, ReadRequest, Refusal};
+#[cfg(any(test, feature = "defects"))]
+use crate::defects::Defect;
 use crate::key::Key;
 
 /// What the reads need to know of raft.
@@ -42,8 +48,14 @@ pub(super) struct Reads {
     round_ticks: u64,
     waiting: Vec<ReadRequest>,
     round: Option<Round>,
+    /// Before this tick no round is begun: raft dropped the last one.
+    not_before: u64,
     /// Reads whose index is known, by that index.
     confirmed: BTreeMap<u64, Vec<ReadRequest>>,
+    /// No deadline is earlier than this one.
+    next_deadline: Option<Instant>,
+    #[cfg(any(test, feature = "defects"))]
+    pub(super) defect: Option<Defect>,
 }
 
 impl Reads {
@@ -57,7 +69,11 @@ impl Reads {
             round_ticks,
             waiting: Vec::new(),
             round: None,
+            not_before: 0,
             confirmed: BTreeMap::new(),
+            next_deadline: None,
+            #[cfg(any(test, feature = "defects"))]
+            defect: None,
         }
     }
 
@@ -71,11 +87,39 @@ impl Reads {
     }
 
     pub(super) fn push(&mut self, request: ReadRequest) {
-        match request.consistency {
+        let next = self.next_deadline.get_or_insert(request.deadline);
+        *next = request.deadline.min(*next);
+        match request.purpose {
             // A consumer that has not reported anything yet has no state to read.
-            Consistency::Stale => self.confirm(request, 1),
-            Consistency::Linearizable | Consistency::Leader => self.waiting.push(request),
+            Purpose::Read(Consistency::Stale) => self.confirm(request, 1),
+            #[cfg(any(test, feature = "defects"))]
+            Purpose::Read(Consistency::Linearizable) if self.defect == Some(Defect::LocalReads) => {
+                self.confirm(request, 1);
+            }
+            _ => self.waiting.push(request),
         }
+    }
+
+    /// raft did not take the question that [`advance`](Self::advance) gave last: it is asked
+    /// again at the next tick.
+    pub(super) fn round_dropped(&mut self, tick: u64) {
+        self.not_before = tick + 1;
+        self.abandon_round();
+    }
+
+    /// The line to this member broke: if it leads, the question or its answer may be lost.
+    pub(super) fn unreachable(&mut self, peer: u64) {
+        if self.round.as_ref().is_some_and(|round| round.leader_id == peer) {
+            self.abandon_round();
+        }
+    }
+
+    /// What waits for the round waits for the next one.
+    fn abandon_round(&mut self) {
+        let round = self.round.take().into_iter();
+        let mut again: Vec<_> = round.flat_map(|round| round.requests).collect();
+        again.append(&mut self.waiting);
+        self.waiting = again;
     }
 
     /// Moves what can be moved; gives the context of a round to ask raft for now.
@@ -83,28 +127,29 @@ impl Reads {
         if let Some(round) = &self.round {
             let stale = round.term != view.term || round.leader_id != view.leader_id;
             if stale || tick >= round.started + self.round_ticks {
-                let round = self.round.take().into_iter();
-                let mut again: Vec<_> = round.flat_map(|round| round.requests).collect();
-                again.append(&mut self.waiting);
-                self.waiting = again;
+                self.abandon_round();
             }
         }
         if self.waiting.is_empty() {
             return None;
         }
-        if self.waiting.iter().any(|read| read.consistency == Consistency::Leader) {
+        let linearizable = Purpose::Read(Consistency::Linearizable);
+        if self.waiting.iter().any(|read| read.purpose != linearizable) {
             self.advance_leader_reads(view);
         }
         let can_ask = view.leader_known && (!view.leads || view.committed_in_term);
-        let wanted = self.waiting.iter().any(|r| r.consistency == Consistency::Linearizable);
-        if self.round.is_some() || !can_ask || !wanted {
+        let wanted = self.waiting.iter().any(ReadRequest::needs_round);
+        if self.round.is_some() || !can_ask || !wanted || tick < self.not_before {
             return None;
         }
         self.last_counter += 1;
+        #[cfg(any(test, feature = "defects"))]
+        if self.defect == Some(Defect::ReusedContexts) {
+            self.last_counter = 1;
+        }
         let context = Key { node: self.node, nonce: self.nonce, sequence: self.last_counter };
-        let (requests, rest) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|read| read.consistency == Consistency::Linearizable);
+        let (requests, rest) =
+            std::mem::take(&mut self.waiting).into_iter().partition(ReadRequest::needs_round);
         self.waiting = rest;
         self.round = Some(Round {
             context,
@@ -116,16 +161,20 @@ impl Reads {
         Some(context)
     }
 
+    /// Answers those that only a leader can, as far as it is known who leads. A leader's own
+    /// reads wait for its first commit, as everyone's do; who wants to know whether this member
+    /// leads also needs a round.
     fn advance_leader_reads(&mut self, view: View) {
         for read in std::mem::take(&mut self.waiting) {
-            if read.consistency != Consistency::Leader {
-                self.waiting.push(read);
-            } else if view.leads && view.committed_in_term {
-                self.confirm(read, view.commit);
-            } else if view.leads || !view.leader_known {
-                self.waiting.push(read);
-            } else {
-                read.answer(Read::Refused(Refusal::NotLeader));
+            match read.purpose {
+                Purpose::Read(Consistency::Leader) if view.leads && view.committed_in_term => {
+                    self.confirm(read, view.commit);
+                }
+                Purpose::Read(Consistency::Leader) if !view.leads && view.leader_known => {
+                    read.refuse(Refusal::NotLeader);
+                }
+                Purpose::Verify if !view.leads => read.refuse(Refusal::NotLeader),
+                _ => self.waiting.push(read),
             }
         }
     }
@@ -136,8 +185,12 @@ impl Reads {
         if current.is_none() || Key::decode(context) != current {
             return;
         }
-        for read in self.round.take().into_iter().flat_map(|round| round.requests) {
-            self.confirm(read, index);
+        let Some(round) = self.round.take() else { return };
+        for read in round.requests {
+            match read.purpose {
+                Purpose::Read(_) => self.confirm(read, index),
+                Purpose::Verify => read.verified(round.term),
+            }
         }
     }
 
@@ -149,19 +202,24 @@ impl Reads {
             }
             let index = *entry.key();
             for read in entry.remove() {
-                read.answer(Read::Ready { index });
+                read.ready(index);
             }
         }
     }
 
     /// Answers everything whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant, leader_known: bool) {
+        if self.next_deadline.is_none_or(|next| now < next) {
+            return;
+        }
         let why = if leader_known { Refusal::Unavailable } else { Refusal::NoLeader };
-        let sift = |reads: &mut Vec<ReadRequest>, why: Refusal| {
+        let mut next: Option<Instant> = None;
+        let mut sift = |reads: &mut Vec<ReadRequest>, why: Refusal| {
             for read in std::mem::take(reads) {
                 if read.deadline <= now {
-                    read.answer(Read::Refused(why));
+                    read.refuse(why);
                 } else {
+                    next = Some(next.map_or(read.deadline, |next| next.min(read.deadline)));
                     reads.push(read);
                 }
             }
@@ -174,13 +232,14 @@ impl Reads {
             sift(reads, Refusal::Unavailable);
         }
         self.confirmed.retain(|_, reads| !reads.is_empty());
+        self.next_deadline = next;
     }
 
     /// The node takes no new work, and nobody leads who could confirm anything.
     pub(super) fn refuse_unconfirmed(&mut self) {
         let round = self.round.take().into_iter().flat_map(|round| round.requests);
         for read in self.waiting.drain(..).chain(round) {
-            read.answer(Read::Refused(Refusal::ShuttingDown));
+            read.refuse(Refusal::ShuttingDown);
         }
     }
 

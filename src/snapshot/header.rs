@@ -18,7 +18,8 @@ use crate::identity::crc64;
 use crate::membership::{Book, Member, MemberRole};
 
 const MAGIC: &[u8; 8] = b"raftsnap";
-const VERSION: u64 = 1;
+/// The version of snapshot files.
+pub(crate) const VERSION: u64 = 1;
 /// Offset of the first variable part.
 const FIXED: usize = 64;
 /// How much of a header tells its length.

@@ -29,7 +29,7 @@ use hyper::{StatusCode, header};
 use crate::membership;
 
 /// The version of the peer protocol: heads, paths and frames.
-const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 const CLUSTER: HeaderName = HeaderName::from_static("x-raft-cluster");
 const FROM: HeaderName = HeaderName::from_static("x-raft-from");

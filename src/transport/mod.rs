@@ -62,6 +62,7 @@ pub(crate) use self::frame::MAX_PAYLOAD;
 pub(crate) use self::frame::{Frame, VerdictKind};
 pub(crate) use self::gate::Gate;
 use self::gate::Rejected;
+pub(crate) use self::head::VERSION as PROTOCOL_VERSION;
 use self::head::{Head, HeadRefusal, Kind};
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};

@@ -16,7 +16,18 @@ use std::sync::OnceLock;
 pub fn raftexample() -> &'static Path {
     // The only state shared by the tests of a process: building once is the point.
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| build("raftexample", &[]))
+}
+
+/// The same with deliberate defects in it, of which a variable chooses one. It has a name of its
+/// own, so that it never takes the place of the other.
+///
+/// # Panics
+///
+/// As [`raftexample`].
+pub fn with_defects() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("raftexample-defects", &["--features", "defects"]))
 }
 
 /// The directory that holds the workspace's `Cargo.toml`.
@@ -35,7 +46,7 @@ fn profile_dir() -> PathBuf {
     test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").into()
 }
 
-fn build() -> PathBuf {
+fn build(name: &str, flags: &[&str]) -> PathBuf {
     let profile_dir = profile_dir();
     let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
@@ -45,7 +56,8 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--package", "raftexample", "--bin", "raftexample", "--quiet"])
+        .args(["build", "--package", "raftexample", "--bin", name, "--quiet"])
+        .args(flags)
         .args(["--profile", profile, "--message-format", "json-render-diagnostics"])
         .arg("--target-dir")
         .arg(target_dir())
@@ -53,7 +65,7 @@ fn build() -> PathBuf {
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo runs, since it ran this test");
-    assert!(output.status.success(), "raftexample does not build: {}", output.status);
+    assert!(output.status.success(), "{name} does not build: {}", output.status);
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::binary;
 use crate::http::{Client, Response};
+use crate::proxy::Network;
 use crate::rng::{Rng, fresh_seed};
 
 /// For a cluster that elects within a few seconds, on a machine that is busy with other tests.
@@ -38,8 +39,19 @@ const PORTS: std::ops::Range<u16> = 10_240..32_768;
 pub struct Cluster {
     members: Vec<Member>,
     directory: TempDir,
+    plan: Plan,
+    network: Option<Network>,
+}
+
+/// What the members of a cluster are started with.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
     /// For every member.
-    flags: Vec<String>,
+    pub flags: Vec<String>,
+    /// What the members say to each other passes a [`Network`].
+    pub is_networked: bool,
+    /// The name of a deliberate defect that every member has.
+    pub defect: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -72,15 +84,34 @@ impl Cluster {
     ///
     /// When the members do not become ready; they are shown.
     pub fn start_with(n: usize, flags: &[&str]) -> Cluster {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Cluster::start_as(n, &Plan { flags, ..Plan::default() })
+    }
+
+    /// As [`Cluster::start`], with whatever is planned.
+    ///
+    /// # Panics
+    ///
+    /// When the members do not become ready; they are shown.
+    pub fn start_as(n: usize, plan: &Plan) -> Cluster {
         for _ in 1..MAX_STARTS {
-            let mut cluster = Cluster::place(n, flags);
+            let mut cluster = Cluster::place_as(n, plan);
             if cluster.try_start() {
                 return cluster;
             }
         }
-        let mut cluster = Cluster::place(n, flags);
+        let mut cluster = Cluster::place_as(n, plan);
         assert!(cluster.try_start(), "members ended by themselves at {MAX_STARTS} starts");
         cluster
+    }
+
+    /// What is between the members.
+    ///
+    /// # Panics
+    ///
+    /// When the plan was without it.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster was planned with a network")
     }
 
     /// How many members there are, running or not, removed ones included.
@@ -115,7 +146,7 @@ impl Cluster {
         let mut flags = ["--join", "--id", &id(member).to_string(), "--cluster", &cluster]
             .map(str::to_owned)
             .to_vec();
-        flags.extend_from_slice(&self.flags);
+        flags.extend_from_slice(&self.plan.flags);
         self.members.push(Member { peer, client, flags, process: Process::NotStarted, run: 0 });
         member
     }
@@ -433,19 +464,30 @@ impl Cluster {
 
     /// Gives members their places and starts none of them.
     pub fn place(n: usize, flags: &[&str]) -> Cluster {
-        let mut ports = free_ports(2 * n).into_iter();
-        let mut next = || SocketAddr::from((Ipv4Addr::LOCALHOST, ports.next().expect("2n ports")));
-        let places: Vec<_> = (0..n).map(|_| (next(), next())).collect();
-        let urls: Vec<_> = places.iter().map(|(peer, _)| format!("http://{peer}")).collect();
-        let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let founder = |(member, (peer, client))| {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Cluster::place_as(n, &Plan { flags, ..Plan::default() })
+    }
+
+    fn place_as(n: usize, plan: &Plan) -> Cluster {
+        let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let ports = free_ports(2 * n);
+        let listens: Vec<_> = ports[..n].iter().copied().map(address).collect();
+        let network = plan.is_networked.then(|| Network::before(&listens));
+        let peers = network.as_ref().map_or(&listens[..], Network::addresses).to_vec();
+        let urls: Vec<_> = peers.iter().map(|peer| format!("http://{peer}")).collect();
+        let founder = |(member, &port): (usize, &u16)| {
             let own = ["--id", &id(member).to_string(), "--cluster", &urls.join(",")];
-            let flags = own.into_iter().map(str::to_owned).chain(flags.iter().cloned()).collect();
+            let mut flags: Vec<_> = own.into_iter().map(str::to_owned).collect();
+            if network.is_some() {
+                flags.extend(["--peer-listen".to_owned(), listens[member].to_string()]);
+            }
+            flags.extend_from_slice(&plan.flags);
+            let (peer, client) = (peers[member], address(port));
             Member { peer, client, flags, process: Process::NotStarted, run: 0 }
         };
-        let members = places.into_iter().enumerate().map(founder).collect();
+        let members = ports[n..].iter().enumerate().map(founder).collect();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        Cluster { members, directory, flags }
+        Cluster { members, directory, plan: plan.clone(), network }
     }
 
     /// Free ports that no member has, be it down.
@@ -486,7 +528,10 @@ impl Cluster {
             let opened = OpenOptions::new().create(true).append(true).open(&path);
             opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        let mut command = Command::new(binary::raftexample());
+        let mut command = Command::new(match self.plan.defect {
+            Some(_) => binary::with_defects(),
+            None => binary::raftexample(),
+        });
         command
             .args(["--port", &self.address(member).port().to_string()])
             .arg("--data-dir")
@@ -500,6 +545,9 @@ impl Cluster {
             if name.to_string_lossy().starts_with("RAFTEXAMPLE_") {
                 command.env_remove(name);
             }
+        }
+        if let Some(defect) = self.plan.defect {
+            command.env("RAFTEXAMPLE_DEFECT", defect);
         }
         command
     }
@@ -572,7 +620,7 @@ pub fn id(member: usize) -> u64 {
 }
 
 /// Ports nobody listens on now.
-fn free_ports(n: usize) -> Vec<u16> {
+pub(crate) fn free_ports(n: usize) -> Vec<u16> {
     let mut rng = Rng::new(fresh_seed());
     // Held until all are chosen, so that none is chosen twice.
     let mut held = Vec::new();

@@ -144,6 +144,12 @@ impl LogIndex {
         &self.conf_changes[start..end.max(start)]
     }
 
+    /// The bytes of the frames that hold entries in `low..high`: by at most two spans too many.
+    pub(crate) fn bytes(&self, low: u64, high: u64) -> u64 {
+        let spans = self.spans(low).iter().take_while(|span| span.first < high);
+        spans.map(|span| span.place.end - span.place.start).sum()
+    }
+
     /// The spans that hold entries from `low` on.
     pub(crate) fn spans(&self, low: u64) -> &[Span] {
         &self.spans[self.spans.partition_point(|span| span.end <= low)..]

@@ -361,6 +361,12 @@ impl Wal {
         self.segments[at..].iter().map(|segment| segment.bytes).sum()
     }
 
+    /// About how many bytes the entries in `low..high` take: never less, and more only by what
+    /// shares a stretch of 256 KiB with them. Asks the disk nothing.
+    pub fn bytes_between(&self, low: u64, high: u64) -> u64 {
+        self.index.bytes(low, high)
+    }
+
     /// The lowest index such that releasing through it leaves at most `max_bytes`, or as little as
     /// can be left where that is more. 0 if nothing has to go, or nothing can.
     ///

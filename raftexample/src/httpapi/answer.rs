@@ -1,20 +1,62 @@
 //! What goes back: faults as JSON, and the headers that say which state was seen.
 
 use std::borrow::Cow;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use raftnode::membership::{ChangeRefusal, ChangeRefusalKind};
+use raftnode::membership::ChangeRefusal;
 use raftnode::{Consistency, Refusal, Status, Unknown};
 use serde::Serialize;
 
-/// Every body is in memory, whole.
-pub(super) type Answer = Response<Full<Bytes>>;
+use super::kind::Kind;
+use super::watch::Feed;
+
+/// What a request is answered with.
+pub(super) type Answer = Response<Body>;
+
+/// The body of an answer: whole, but for a watch.
+pub(super) enum Body {
+    Full(Full<Bytes>),
+    Watch(Feed),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Body::Full(full) => Pin::new(full).poll_frame(context),
+            Body::Watch(feed) => feed.poll(context).map(|event| event.map(|e| Ok(Frame::data(e)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(full) => full.is_end_stream(),
+            Body::Watch(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(full) => full.size_hint(),
+            Body::Watch(_) => SizeHint::default(),
+        }
+    }
+}
 
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
+const X_RAFT_MOD_INDEX: HeaderName = HeaderName::from_static("x-raft-mod-index");
 const X_RAFT_APPLIED_INDEX: HeaderName = HeaderName::from_static("x-raft-applied-index");
 const X_RAFT_CONSISTENCY: HeaderName = HeaderName::from_static("x-raft-consistency");
 const X_RAFT_LEADER: HeaderName = HeaderName::from_static("x-raft-leader");
@@ -23,6 +65,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// When to come back after a 503: an election takes about a second.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -30,8 +74,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// Why a request has no better answer.
 #[derive(Debug)]
 pub(super) struct Fault {
-    status: StatusCode,
-    kind: &'static str,
+    kind: Kind,
     message: Cow<'static, str>,
     allow: Option<&'static str>,
     /// Whether the rest of the request is not worth reading.
@@ -39,45 +82,39 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(
-        status: StatusCode,
-        kind: &'static str,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self { status, kind, message: message.into(), allow: None, closes: false }
+    pub(super) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), allow: None, closes: false }
     }
 
     pub(super) fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+        Self::new(Kind::Malformed, message)
     }
 
     pub(super) fn not_found(message: &'static str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+        Self::new(Kind::NotFound, message)
     }
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("only {allow} are understood here");
-        let fault = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
-        Self { allow: Some(allow), ..fault }
+        Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, message) }
     }
 
-    pub(super) fn too_large(limit: u64) -> Self {
-        let message = format!("the body is larger than {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message).closing()
+    /// For a body that nobody reads to its end.
+    pub(super) fn body_too_large(limit: u64) -> Self {
+        Self::new(Kind::TooLarge, format!("the body is larger than {limit} bytes")).closing()
     }
 
     pub(super) fn unavailable(message: &'static str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        Self::new(Kind::Unavailable, message)
     }
 
     pub(super) fn unknown(unknown: Unknown) -> Self {
-        let message = format!("{unknown}; it may or may not be applied");
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "unknown", message)
+        Self::new(Kind::Unknown, format!("{unknown}; it may or may not be applied"))
     }
 
     pub(super) fn unknown_change() -> Self {
         let message = "nobody can say yet whether the change is made; GET /_members tells";
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "unknown", message)
+        Self::new(Kind::Unknown, message)
     }
 
     pub(super) fn closing(self) -> Self {
@@ -85,22 +122,28 @@ impl Fault {
     }
 
     #[cfg(test)]
-    pub(super) fn status(&self) -> StatusCode {
-        self.status
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(super) fn closes(&self) -> bool {
         self.closes
     }
 
+    /// Whether this member has too much to do.
+    pub(super) fn is_overload(&self) -> bool {
+        self.kind == Kind::Overloaded
+    }
+
     /// The answer. `status` is asked for when the fault may be over elsewhere or later.
     pub(super) fn answer(self, status: impl FnOnce() -> Status) -> Answer {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: &'a str,
-            message: &'a str,
-        }
-        let mut answer = json(self.status, &Body { error: self.kind, message: &self.message });
+        let code = self.kind.status_code();
+        let mut answer = json(code, &ErrorBody::new(self.kind, &self.message));
         let headers = answer.headers_mut();
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -108,7 +151,7 @@ impl Fault {
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if code == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
             if let Some(leader) = leader(&status()) {
                 headers.insert(X_RAFT_LEADER, leader);
@@ -116,42 +159,39 @@ impl Fault {
         }
         answer
     }
+
+    /// The answer to what the log itself said no to: it has an index, and no other member can
+    /// help.
+    pub(super) fn at(self, index: u64, term: u64) -> Answer {
+        applied_headers(self.answer(Default::default), index, term)
+    }
+}
+
+/// What every error's body holds.
+#[derive(Serialize)]
+pub(super) struct ErrorBody<'a> {
+    error: &'static str,
+    message: &'a str,
+}
+
+impl<'a> ErrorBody<'a> {
+    pub(super) fn new(kind: Kind, message: &'a str) -> Self {
+        Self { error: kind.name(), message }
+    }
 }
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let (status, kind) = match refusal {
-            Refusal::NoLeader => (unavailable, "no_leader"),
-            Refusal::Overloaded => (unavailable, "overloaded"),
-            Refusal::Superseded | Refusal::NotLeader => (unavailable, "refused"),
-            Refusal::ShuttingDown => (unavailable, "shutting_down"),
-            Refusal::Unavailable => (unavailable, "unavailable"),
-            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
-        };
-        let fault = Self::new(status, kind, refusal.to_string());
+        let fault = Self::new(refusal.into(), refusal.to_string());
         // Whoever hears that the member stops should not ask it again on this connection.
-        if refusal == Refusal::ShuttingDown { fault.closing() } else { fault }
+        if fault.kind == Kind::ShuttingDown { fault.closing() } else { fault }
     }
 }
 
 impl From<ChangeRefusal> for Fault {
     fn from(refusal: ChangeRefusal) -> Self {
-        use ChangeRefusalKind as Kind;
-        let (status, kind) = match refusal.kind {
-            Kind::Invalid => (StatusCode::BAD_REQUEST, "malformed"),
-            Kind::OtherIncarnation => (StatusCode::FORBIDDEN, "other_incarnation"),
-            Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Kind::Pending => (StatusCode::CONFLICT, "pending_change"),
-            Kind::Unsafe => (StatusCode::CONFLICT, "unsafe_change"),
-            Kind::Conflict => (StatusCode::CONFLICT, "conflict"),
-            Kind::Removed => (StatusCode::GONE, "removed"),
-            Kind::NoLeader => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
-            Kind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            Kind::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
-        };
-        let fault = Self::new(status, kind, refusal.message);
-        if refusal.kind == Kind::ShuttingDown { fault.closing() } else { fault }
+        let fault = Self::new(refusal.kind.into(), refusal.message);
+        if fault.kind == Kind::ShuttingDown { fault.closing() } else { fault }
     }
 }
 
@@ -161,33 +201,60 @@ fn leader(status: &Status) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{} {url}", status.leader_id)).ok()
 }
 
-/// A write is accepted, and nothing more is known.
-pub(super) fn accepted() -> Answer {
-    let mut answer = Response::new(Full::default());
+/// Done, and there is nothing to say about it; or a write is accepted, and nothing more is known.
+pub(super) fn no_content() -> Answer {
+    let mut answer = Response::new(Body::Full(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 
 /// A write is applied.
 pub(super) fn applied(index: u64, term: u64) -> Answer {
-    let mut answer = accepted();
+    applied_headers(no_content(), index, term)
+}
+
+/// Says where in the log an answer comes from.
+pub(super) fn applied_headers(mut answer: Answer, index: u64, term: u64) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(X_RAFT_INDEX, index.into());
     headers.insert(X_RAFT_TERM, term.into());
     answer
 }
 
+/// Says which write a key has its value from; 0 when it has none.
+pub(super) fn with_mod_index(mut answer: Answer, mod_index: u64) -> Answer {
+    answer.headers_mut().insert(X_RAFT_MOD_INDEX, mod_index.into());
+    answer
+}
+
 /// What a key holds.
 pub(super) fn bytes(bytes: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(bytes));
-    answer.headers_mut().insert(CONTENT_TYPE, BYTES);
-    answer
+    full(bytes, BYTES)
 }
 
 /// What a scraper reads.
 pub(super) fn metrics(text: String) -> Answer {
-    let mut answer = Response::new(Full::new(text.into()));
-    answer.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
+    full(text.into(), OPEN_METRICS)
+}
+
+/// What a program reads about this port.
+pub(super) fn yaml(text: &'static str) -> Answer {
+    full(Bytes::from_static(text.as_bytes()), YAML)
+}
+
+fn full(body: Bytes, content_type: HeaderValue) -> Answer {
+    let mut answer = Response::new(Body::Full(Full::new(body)));
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}
+
+/// Events, as they happen.
+pub(super) fn events(feed: Feed) -> Answer {
+    let mut answer = Response::new(Body::Watch(feed));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, EVENTS);
+    // An event that waits in somebody's cache is late, and an old one is wrong.
+    headers.insert(hyper::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
@@ -214,8 +281,7 @@ pub(super) fn with_state(
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let mut text = serde_json::to_vec(body).expect("strings and numbers are always JSON");
     text.push(b'\n');
-    let mut answer = Response::new(Full::new(text.into()));
+    let mut answer = full(text.into(), JSON);
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }

@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::patience::Stopwatch;
+
 type Labels = [(&'static str, &'static str); 2];
 
 /// The client port's counters, and the registry with everything that a scrape shows.
@@ -19,6 +21,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
     times: Family<Labels, Histogram>,
+    refusals: Histogram,
 }
 
 impl Metrics {
@@ -37,7 +40,13 @@ impl Metrics {
         );
         let help = "What answering a request took";
         registry.register_with_unit("http_request", help, Unit::Seconds, times.clone());
-        Self { registry, requests, times }
+        // 1 ms is the aim, and whoever misses it wants to know by how much.
+        let refusals = Histogram::new([
+            50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3, 100e-3, 1.0,
+        ]);
+        let help = "What refusing a request for overload took, until its answer was written";
+        registry.register_with_unit("http_refusal", help, Unit::Seconds, refusals.clone());
+        Self { registry, requests, times, refusals }
     }
 
     pub(super) fn answered(&self, route: &'static str, status: StatusCode, took: Duration) {
@@ -50,6 +59,11 @@ impl Metrics {
         let labels = [("route", route), ("class", class)];
         self.requests.get_or_create(&labels).inc();
         self.times.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Measures the refusals of one connection.
+    pub(super) fn stopwatch(&self) -> Stopwatch {
+        Stopwatch::new(self.refusals.clone())
     }
 
     /// What a scraper reads.

@@ -6,260 +6,170 @@
 //!
 //! Invariants:
 //! - H1 A 204 for a put without `?ack` means applied here, at the index in its headers.
-//! - H2 A put that is answered 4xx or 503 is not, and never will be, in the log; 504 is the only
-//!   answer that leaves it open.
+//! - H2 A write that is answered 4xx or 503 changes nothing, and never will; 504 is the only
+//!   answer that leaves it open. The log's own answer has `X-Raft-Index`, whatever it is; without
+//!   it, the write is not in the log.
 //! - H3 The headers of a read and its body come from one version of the store.
-//! - H4 Every request is answered within the request timeout and [`GRACE`].
+//! - H4 Every request is answered within the request timeout and [`GRACE`]; a watch begins by
+//!   then.
 
 mod answer;
+mod intake;
+mod kind;
+mod kv;
+mod leader;
+mod members;
 mod metrics;
 mod patience;
+mod query;
 mod route;
 mod server;
+mod text;
+mod txn;
 mod view;
+mod watch;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Request, StatusCode};
-use raftnode::membership::{self, Change, ChangeOptions, Changed, MemberRole};
-use raftnode::{Consistency, Outcome, Read, SnapshotTaken, Unknown};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use raftnode::SnapshotTaken;
+use serde::Serialize;
 use tokio::time::timeout_at;
 
+pub use intake::BodyBudget;
+pub use kind::Kind;
 pub use metrics::Metrics;
+pub use route::{PATTERNS, Pattern};
 pub use server::{Server, ServerLimits};
 
-use crate::command::{self, Conditions};
+use crate::command::{Conditions, MAX_IDEMPOTENCY_KEY_BYTES};
 use crate::kvstore::{Handle, Store};
 use answer::{Answer, Fault};
-use route::{Ack, Route};
-use view::{Members, Overview};
+use intake::{RequestBody, Share};
+use route::Route;
+use server::Line;
+use view::Overview;
 
 /// How much longer than the node the client port waits for the node's own answer, which says
-/// more than a timeout here could.
-pub const GRACE: Duration = Duration::from_secs(1);
+/// more than a timeout here could. With what writing an answer takes, no request outlives its
+/// deadline by more than 100 ms.
+pub const GRACE: Duration = Duration::from_millis(50);
 
-/// The longest body of a membership call: one URL, with an id and a role around it.
-const MAX_MEMBER_BYTES: u64 = 4096;
+/// The port's description of itself, as a program reads it.
+pub const OPENAPI: &str = include_str!("../../../openapi.yaml");
 
-/// How long an unwanted body is read on, so that its sender gets to reading the answer.
-const LINGER: Duration = Duration::from_secs(2);
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What requests are answered from.
 #[derive(Debug)]
 pub struct Api {
-    /// The way into the node.
+    /// The way into the log.
     pub handle: Handle,
     /// What is read.
     pub store: Store,
-    /// What bounds every request.
+    /// What bounds every request but a watch.
     pub request_timeout: Duration,
     /// The largest value.
     pub max_value_bytes: u64,
+    /// What bounds the memory of all bodies that are being read.
+    pub bodies: BodyBudget,
     /// How long the node's loop may be silent before it counts as stuck.
     pub stuck_after: Duration,
+    /// How long a watcher hears nothing before it is told how far the store has come.
+    pub watch_keep_alive: Duration,
     /// What is counted, and shown to scrapers.
     pub metrics: Metrics,
 }
 
-/// The body of `POST /_members`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewMember {
-    id: u64,
-    url: String,
-    #[serde(default)]
-    role: WantedRole,
-}
-
-/// The body of `PATCH /_members/<id>`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MemberPatch {
-    role: Option<WantedRole>,
-    url: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum WantedRole {
-    #[default]
-    Voter,
-    Learner,
-}
-
-impl From<WantedRole> for MemberRole {
-    fn from(role: WantedRole) -> Self {
-        match role {
-            WantedRole::Voter => MemberRole::Voter,
-            WantedRole::Learner => MemberRole::Learner,
-        }
-    }
-}
-
 impl Api {
-    async fn serve(&self, request: Request<Incoming>) -> Answer {
+    /// Answers one request of a connection.
+    async fn serve(&self, request: Request<Incoming>, line: &Line) -> Answer {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
-        let (head, mut body) = request.into_parts();
-        let announced = body.size_hint().exact();
+        let (head, body) = request.into_parts();
+        let mut body = RequestBody::new(body, &head.headers);
         let routed = route::route(&head.method, head.uri.path(), head.uri.query());
         let name = routed.as_ref().map_or("none", Route::name);
-        // One who asked whether to go on sends a body only when somebody begins to read it.
-        let limit = routed.as_ref().ok().and_then(|route| self.body_limit(route));
-        let begun = limit.is_some_and(|limit| announced.is_none_or(|bytes| bytes <= limit));
-        let awaited = begun || !head.headers.contains_key(EXPECT);
+        let mut discarded = self.max_value_bytes;
         let answered = match routed {
             Err(fault) => Err(fault),
-            Ok(route) => self.answer(route, &mut body, deadline).await,
+            Ok(route) => {
+                if route == Route::Txn {
+                    discarded = txn::MAX_BYTES;
+                }
+                self.answer(route, &head.headers, &mut body, line, deadline).await
+            }
         };
-        // Closing a socket that holds unread bytes resets it, and the answer may be lost with
-        // it.
-        if !body.is_end_stream() && awaited {
-            let closes = answered.as_ref().is_err_and(Fault::closes);
-            let limit = if closes { u64::MAX } else { self.max_value_bytes };
-            tokio::spawn(discard(body, limit));
+        if answered.as_ref().is_err_and(Fault::closes) {
+            discarded = u64::MAX;
         }
-        let answer = answered.unwrap_or_else(|fault| fault.answer(|| self.handle.node().status()));
+        body.discard(discarded);
+        let answer = answered.unwrap_or_else(|fault| {
+            if fault.is_overload() {
+                line.refused(start);
+            }
+            fault.answer(|| self.handle.node().status())
+        });
         self.metrics.answered(name, answer.status(), start.elapsed());
         answer
-    }
-
-    /// How long a body may be; `None` when none is read.
-    fn body_limit(&self, route: &Route<'_>) -> Option<u64> {
-        match route {
-            Route::Put { .. } => Some(self.max_value_bytes),
-            Route::AddMember { .. } | Route::PostMember { .. } | Route::PatchMember { .. } => {
-                Some(MAX_MEMBER_BYTES)
-            }
-            _ => None,
-        }
     }
 
     async fn answer(
         &self,
         route: Route<'_>,
-        body: &mut Incoming,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         match route {
-            Route::Put { key, ack } => self.put(&key, ack, body, deadline).await,
-            Route::Get { key, consistency, min_index } => {
-                self.get(&key, consistency, min_index, deadline).await
+            Route::Put { key, cas, ack } => {
+                let conditions = Conditions { idempotency_key: idempotency_key(headers)?, cas };
+                self.put(&key, conditions, ack, body, deadline).await
             }
-            Route::AddMember { id, options } => {
-                let url = self.read_text(body, deadline).await?;
-                let add = Change::Add { id, url: peer_url(&url)?, wants: MemberRole::Voter };
-                self.change(add, options, deadline).await
+            Route::Get { key, view } => self.get(&key, view, deadline).await,
+            Route::Delete { key, cas } => {
+                let conditions = Conditions { idempotency_key: idempotency_key(headers)?, cas };
+                self.delete(&key, conditions, deadline).await
             }
-            Route::PostMember { options } => {
-                let NewMember { id, url, role } = self.read_json(body, deadline).await?;
-                if id == 0 {
-                    return Err(Fault::malformed("bad id (not a u64 > 0)"));
-                }
-                let add = Change::Add { id, url: peer_url(&url)?, wants: role.into() };
-                self.change(add, options, deadline).await
+            Route::List { prefix, after, limit, view } => {
+                self.list(&prefix, after.as_deref(), limit, view, deadline).await
             }
+            Route::Txn => self.txn(idempotency_key(headers)?, body, deadline).await,
+            Route::Watch { prefix, from_index } => {
+                self.watch(&prefix, from_index, headers, line.stop(), deadline).await
+            }
+            Route::AddMember { id, options } => self.add_member(id, options, body, deadline).await,
+            Route::PostMember { options } => self.post_member(options, body, deadline).await,
             Route::PatchMember { id, options } => {
-                let MemberPatch { role, url } = self.read_json(body, deadline).await?;
-                if role.is_none() && url.is_none() {
-                    return Err(Fault::malformed("the body has neither a role nor a url"));
-                }
-                let url = url.as_deref().map(peer_url).transpose()?;
-                let update = Change::Update { id, wants: role.map(MemberRole::from), url };
-                self.change(update, options, deadline).await
+                self.patch_member(id, options, body, deadline).await
             }
-            Route::RemoveMember { id, options } => {
-                self.change(Change::Remove { id }, options, deadline).await
-            }
+            Route::RemoveMember { id, options } => self.remove_member(id, options, deadline).await,
             Route::Members => Ok(self.members()),
+            Route::Leader => self.leader(),
+            Route::Transfer { to } => self.transfer(to, deadline).await,
             Route::Snapshot => self.snapshot(deadline).await,
             Route::Metrics => Ok(answer::metrics(self.metrics.text())),
             Route::Status => Ok(self.status()),
+            Route::Stats => Ok(self.stats()),
             Route::Health => self.health(),
             Route::Ready => self.ready(),
             Route::Version => Ok(version()),
+            Route::OpenApi => Ok(answer::yaml(OPENAPI)),
         }
     }
 
-    async fn put(
-        &self,
-        key: &[u8],
-        ack: Ack,
-        body: &mut Incoming,
-        deadline: Instant,
-    ) -> Result<Answer, Fault> {
-        let begin = |value_bytes| command::begin_put(&Conditions::default(), key, value_bytes);
-        let command = self.read(body, self.max_value_bytes, begin, deadline).await?;
-        let pending = self.handle.propose(command, deadline)?;
-        if ack == Ack::None {
-            return Ok(answer::accepted());
+    /// Refuses a write's body before any of it is read when there is no room for it, here or in
+    /// the node.
+    fn admit_write(&self, body: &RequestBody, limit: u64) -> Result<Share<'_>, Fault> {
+        let share = body.admit(limit, &self.bodies)?;
+        if self.handle.node().is_overloaded(body.announced().unwrap_or(0)) {
+            return Err(raftnode::Refusal::Overloaded.into());
         }
-        let outcome = patiently(deadline, pending.into_future()).await;
-        match outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)) {
-            Outcome::Applied { index, term, .. } => Ok(answer::applied(index, term)),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            Outcome::Unknown(unknown) => Err(Fault::unknown(unknown)),
-        }
-    }
-
-    async fn get(
-        &self,
-        key: &[u8],
-        consistency: Consistency,
-        min_index: u64,
-        deadline: Instant,
-    ) -> Result<Answer, Fault> {
-        // Whatever is here will do for a stale read: the node need not be asked. While the log is
-        // replayed nothing is here.
-        let here = consistency == Consistency::Stale
-            && self.store.load().applied_index >= min_index.max(1);
-        if !here {
-            let pending = self.handle.node().read(consistency, min_index, deadline)?;
-            match patiently(deadline, pending.into_future()).await {
-                Some(Read::Ready { .. }) => {}
-                Some(Read::Refused(refusal)) => return Err(refusal.into()),
-                None => return Err(Fault::unavailable("the node did not answer in time")),
-            }
-        }
-        let version = self.store.load();
-        let answer = match version.map.get(key) {
-            Some(value) => answer::bytes(value.bytes.clone()),
-            None => Fault::not_found("the key is not in the store").answer(Default::default),
-        };
-        Ok(answer::with_state(answer, version.applied_index, version.term, consistency))
-    }
-
-    async fn change(
-        &self,
-        change: Change,
-        options: ChangeOptions,
-        deadline: Instant,
-    ) -> Result<Answer, Fault> {
-        let pending = self.handle.node().change(change, options, deadline)?;
-        let changed = patiently(deadline, pending.into_future()).await;
-        match changed.unwrap_or(Changed::Unknown(Unknown::Deadline)) {
-            Changed::Done { book, .. } if options.dry_run => {
-                let left = Members::new(&book, &self.handle.node().status());
-                Ok(answer::json(StatusCode::OK, &left))
-            }
-            Changed::Done { index, term, .. } => {
-                // The leader has applied it. Whoever asks this member next shall see it too; that
-                // this member may be the one that was removed is no reason not to answer.
-                if let Ok(here) = self.handle.node().read(Consistency::Stale, index, deadline) {
-                    patiently(deadline, here.into_future()).await;
-                }
-                Ok(answer::applied(index, term))
-            }
-            Changed::Refused(refusal) => Err(refusal.into()),
-            Changed::Unknown(_) => Err(Fault::unknown_change()),
-        }
+        Ok(share)
     }
 
     async fn snapshot(&self, deadline: Instant) -> Result<Answer, Fault> {
@@ -276,71 +186,6 @@ impl Api {
             Some(SnapshotTaken::Refused(refusal)) => Err(refusal.into()),
             None => Err(Fault::unavailable("the snapshot was not taken in time")),
         }
-    }
-
-    async fn read_text(&self, body: &mut Incoming, deadline: Instant) -> Result<String, Fault> {
-        let bytes = self.read(body, MAX_MEMBER_BYTES, BytesMut::with_capacity, deadline).await?;
-        String::from_utf8(bytes.into()).map_err(|_| Fault::malformed("the body is not UTF-8"))
-    }
-
-    /// Refuses what it does not know: a misspelt role must not become the default one.
-    async fn read_json<T: DeserializeOwned>(
-        &self,
-        body: &mut Incoming,
-        deadline: Instant,
-    ) -> Result<T, Fault> {
-        let text = self.read_text(body, deadline).await?;
-        let wrong = |error: &dyn std::fmt::Display| {
-            Fault::malformed(format!("the body is not as expected: {error}"))
-        };
-        // An array would be taken for the values of an object's fields, in order.
-        if text.trim_start().starts_with('[') {
-            return Err(wrong(&"an object was expected"));
-        }
-        serde_json::from_str(&text).map_err(|error| wrong(&error))
-    }
-
-    /// Reads a body behind what `begin` gives for its expected length, up to `limit` bytes.
-    async fn read(
-        &self,
-        body: &mut Incoming,
-        limit: u64,
-        begin: impl FnOnce(usize) -> BytesMut,
-        deadline: Instant,
-    ) -> Result<Bytes, Fault> {
-        // Exact when the length was announced, 0 when it was not.
-        let announced = body.size_hint().lower();
-        if announced > limit {
-            return Err(Fault::too_large(limit));
-        }
-        let mut bytes = begin(usize::try_from(announced).unwrap_or(0));
-        let reading = async {
-            let mut left = limit;
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| {
-                    Fault::malformed(format!("the body cannot be read: {error}")).closing()
-                })?;
-                let Ok(data) = frame.into_data() else { continue };
-                left =
-                    left.checked_sub(data.len() as u64).ok_or_else(|| Fault::too_large(limit))?;
-                bytes.put(data);
-            }
-            Ok::<_, Fault>(())
-        };
-        match timeout_at(deadline.into(), reading).await {
-            Ok(read) => read?,
-            Err(_) => {
-                let timeout = humantime::format_duration(self.request_timeout);
-                let message = format!("the body did not arrive within {timeout}");
-                return Err(Fault::malformed(message).closing());
-            }
-        }
-        Ok(bytes.freeze())
-    }
-
-    fn members(&self) -> Answer {
-        let status = self.handle.node().status();
-        answer::json(StatusCode::OK, &Members::new(&status.book, &status))
     }
 
     fn status(&self) -> Answer {
@@ -368,10 +213,25 @@ impl Api {
         if status.ready {
             Ok(answer::json(StatusCode::OK, &Body { ready: true }))
         } else if status.leader_id == 0 {
-            Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known"))
+            Err(leader::nobody_leads())
         } else {
             Err(Fault::unavailable("this member is still catching up"))
         }
+    }
+}
+
+/// What makes a write safe to repeat.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Fault> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Fault::malformed("the request has Idempotency-Key twice"));
+    }
+    match value.len() {
+        1..=MAX_IDEMPOTENCY_KEY_BYTES => Ok(Some(value.as_bytes())),
+        length => Err(Fault::malformed(format!(
+            "Idempotency-Key has {length} bytes; it has 1 to {MAX_IDEMPOTENCY_KEY_BYTES}"
+        ))),
     }
 }
 
@@ -383,29 +243,7 @@ fn version() -> Answer {
     answer::json(StatusCode::OK, &Body { version: crate::cli::VERSION })
 }
 
-/// Normalised, so that the same place is always written in the same way.
-fn peer_url(text: &str) -> Result<String, Fault> {
-    let wrong = |what| Fault::malformed(format!("bad URL: {what}"));
-    membership::peer_url(text.trim()).map_err(wrong)
-}
-
 /// The node's answer, unless it is overdue.
 async fn patiently<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
     timeout_at((deadline + GRACE).into(), answer).await.ok()
-}
-
-/// Reads on, for a while, what nobody wants.
-async fn discard(mut body: Incoming, limit: u64) {
-    let reading = async {
-        let mut left = limit;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-        }
-    };
-    // Whether it ended or was given up, the connection's own state says what is next.
-    tokio::time::timeout(LINGER, reading).await.ok();
 }

@@ -428,7 +428,7 @@ fn measure_apply() {
             for (n, data) in (0..).zip(&puts) {
                 let index = 2 + round * KEYS + n;
                 machine.apply(Entry { index, term: 2, data }).unwrap();
-                if index % BATCH == 0 {
+                if index.is_multiple_of(BATCH) {
                     machine.show(index, 2);
                 }
             }

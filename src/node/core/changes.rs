@@ -24,8 +24,8 @@ use super::Core;
 use crate::Unknown;
 use crate::key::Key;
 use crate::membership::{
-    Book, Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Judgement, MemberRole,
-    View, Wish, judge, refusal,
+    Asked, Book, Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Judgement,
+    MemberRole, View, Wish, judge, refusal,
 };
 use crate::transport::{CallResult, ProbeResult};
 
@@ -60,8 +60,8 @@ pub(crate) struct ChangeRequest {
 
 /// What the core wants of the transport.
 pub(crate) enum Ask {
-    /// Ask the leader for this change.
-    Call { to: u64, tag: u64, wish: Wish, options: ChangeOptions, deadline: Instant },
+    /// Ask the leader for this.
+    Call { to: u64, tag: u64, asked: Asked, options: ChangeOptions, deadline: Instant },
     /// Look who answers at this URL.
     Probe { url: String, tag: u64 },
 }
@@ -112,7 +112,12 @@ impl Changes {
         self.waiting.iter_mut().for_each(|waiting| waiting.not_before = 0);
     }
 
-    fn next_tag(&mut self) -> u64 {
+    pub(super) fn ask(&mut self, ask: Ask) {
+        self.asks.push(ask);
+    }
+
+    /// Names a call or a probe, whosever it is.
+    pub(super) fn next_tag(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
     }
@@ -198,15 +203,18 @@ impl Core {
 
     /// How a call ended.
     pub(crate) fn answered(&mut self, tag: u64, result: CallResult) {
-        let Some(waiting) = self.changes.called.remove(&tag) else { return };
         let changed = match result {
             CallResult::Answer(bytes) => Changed::decode(&bytes).unwrap_or_else(|what| {
-                warn!(self.logger, "the leader's answer to a membership change {}", what);
+                warn!(self.logger, "the leader's answer to a call {}", what);
                 Changed::Unknown(Unknown::Deadline)
             }),
             CallResult::NotSent(why) => Changed::Refused(refusal(ChangeRefusalKind::NoLeader, why)),
             CallResult::Lost(_) => Changed::Unknown(Unknown::Deadline),
         };
+        if self.transfer_answered(tag, &changed) {
+            return;
+        }
+        let Some(waiting) = self.changes.called.remove(&tag) else { return };
         match changed {
             // It does not lead, or cannot be reached: somebody else may.
             Changed::Refused(ChangeRefusal { kind: ChangeRefusalKind::NoLeader, .. }) => {
@@ -282,8 +290,8 @@ impl Core {
             } else {
                 let tag = self.changes.next_tag();
                 let ChangeRequest { wish, options, deadline, .. } = &waiting.request;
-                let (wish, options, deadline) = (wish.clone(), *options, *deadline);
-                self.changes.asks.push(Ask::Call { to: leader, tag, wish, options, deadline });
+                let (asked, options, deadline) = (Asked::Member(wish.clone()), *options, *deadline);
+                self.changes.asks.push(Ask::Call { to: leader, tag, asked, options, deadline });
                 self.changes.called.insert(tag, waiting);
             }
         }
@@ -330,7 +338,7 @@ impl Core {
                 (waiting.request.answer)(Changed::Done { index, term, book });
             }
             Judgement::Make { change, .. } => self.propose_change(&change, Some(waiting)),
-            Judgement::HandOver { .. } => match self.hand_over() {
+            Judgement::HandOver { .. } => match self.hand_over(None) {
                 Some(to) => {
                     info!(self.logger, "handing leadership over: this member is to be removed or \
                         demoted"; "to" => to);
@@ -424,7 +432,7 @@ impl Core {
                 self.heard.remove(&id);
             }
         }
-        self.set_book(book);
+        self.set_book(book, entry.index);
         // raft leaves this to us (raft.rs:2719): a leader outside of its configuration blocks
         // elections, and panics at the next acknowledgement.
         let is_voter = self.book.voters().any(|voter| voter == self.id);
@@ -437,7 +445,7 @@ impl Core {
     }
 
     /// A new book rules, and raft knows (A3).
-    pub(super) fn set_book(&mut self, book: Book) {
+    pub(super) fn set_book(&mut self, book: Book, index: u64) {
         let conf_state = self.raw.raft.prs().conf().to_conf_state();
         let sorted = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
         assert!(
@@ -445,7 +453,7 @@ impl Core {
                 && book.learners().eq(sorted(&conf_state.learners)),
             "A3: raft's configuration {conf_state:?} is not that of {book:?}"
         );
-        self.book = book;
+        (self.book, self.book_index) = (book, index);
         self.book_version += 1;
     }
 

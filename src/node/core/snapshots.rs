@@ -567,7 +567,7 @@ impl Core {
         (self.published, self.published_term, self.handed) = (index, marker.term, index);
         self.proposals.restored();
         self.changes.restored();
-        self.set_book(header.book);
+        self.set_book(header.book, index);
         self.snapshots.bytes_at_newest = self.snapshots.published_bytes;
         self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
         self.metrics.snapshot_installed(started.elapsed(), bytes);

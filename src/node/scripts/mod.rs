@@ -2,6 +2,9 @@
 //! where nothing happens that the script does not say.
 
 mod changes;
+mod leading;
+mod outcomes;
+mod reads;
 mod snapshots;
 mod writes;
 
@@ -23,15 +26,16 @@ use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
 use crate::key::Attempt;
 use crate::membership::{
-    Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole, parse_cluster,
+    Asked, Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole,
+    parse_cluster,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
-    Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
-    Unknown,
+    Commit, Config, Consistency, Defect, Error, Handle, Outcome, Pending, Read, Refusal,
+    SnapshotTaken, Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -54,13 +58,20 @@ struct Recipe {
     joins: Option<u64>,
     policy: SnapshotPolicy,
     segment_bytes: u64,
+    defect: Option<Defect>,
 }
 
 impl Recipe {
     fn founder(ids: &[u64]) -> Self {
         let founders = founders().into_iter().filter(|founder| ids.contains(&founder.id));
         let policy = SnapshotPolicy { entries: 0, bytes: 0, ..SnapshotPolicy::default() };
-        Self { founders: founders.collect(), joins: None, policy, segment_bytes: 64 << 10 }
+        Self {
+            founders: founders.collect(),
+            joins: None,
+            policy,
+            segment_bytes: 64 << 10,
+            defect: None,
+        }
     }
 }
 
@@ -88,7 +99,7 @@ enum Wire {
     Frame(Frame),
     Snapshot(Message, Bytes),
     SnapshotReport(Result<(), String>),
-    Call(u64, ChangeRequest),
+    Call(u64, Asked, ChangeOptions, Instant),
     Answered(u64, CallResult),
 }
 
@@ -112,6 +123,8 @@ struct Cluster {
     /// Who answers at a URL, for probes.
     answering: BTreeMap<String, ProbeResult>,
     cut: BTreeSet<u64>,
+    /// Forwards that a cut kept from being written.
+    unwritten: Vec<Attempt>,
     now: Instant,
     seed: u64,
 }
@@ -121,6 +134,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     config.join = recipe.joins.is_some();
     config.snapshots = recipe.policy;
     config.wal_segment_bytes = recipe.segment_bytes;
+    config.defect = recipe.defect;
     let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let directory = Directory::inspect(Arc::clone(&shared_fs), &config)?;
     let cluster = recipe.joins.unwrap_or_default();
@@ -263,6 +277,7 @@ impl Cluster {
             answers: Answers::default(),
             answering: BTreeMap::new(),
             cut: BTreeSet::new(),
+            unwritten: Vec::new(),
             now: Instant::now(),
             seed,
             recipe: recipe.clone(),
@@ -310,11 +325,14 @@ impl Cluster {
         event: impl FnOnce(&mut Core, Instant, super::core::Send<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (network, cut, now) = (&mut self.network, &self.cut, self.now);
+        let unwritten = &mut self.unwritten;
         let member = self.members.get_mut(&id).unwrap();
         let send = &mut |to: u64, frame: Frame| {
             assert!(frame.payload_len() <= MAX_PAYLOAD, "a frame that the transport would drop");
             if !cut.contains(&id) && !cut.contains(&to) {
                 network.push_back((id, to, Wire::Frame(frame)));
+            } else if let Frame::Forward { .. } = frame {
+                unwritten.extend(frame.attempt());
             }
         };
         let result = event(&mut member.core, now, send)?;
@@ -330,14 +348,8 @@ impl Cluster {
         }
         for ask in member.core.take_asks() {
             match ask {
-                Ask::Call { to, tag, wish, options, deadline } => {
-                    let answers = Arc::clone(&self.answers);
-                    let answer = Box::new(move |changed| {
-                        answers.lock().unwrap().push((to, id, tag, changed));
-                    });
-                    let is_called = true;
-                    let request = ChangeRequest { wish, options, deadline, is_called, answer };
-                    network.push_back((id, to, Wire::Call(tag, request)));
+                Ask::Call { to, tag, asked, options, deadline } => {
+                    network.push_back((id, to, Wire::Call(tag, asked, options, deadline)));
                 }
                 Ask::Probe { url, tag } => {
                     let result = self.answering.get(&url).cloned().unwrap_or(ProbeResult::Nobody);
@@ -369,10 +381,28 @@ impl Cluster {
             Wire::SnapshotReport(result) => {
                 self.step(to, |core, _, _| core.snapshot_reported(from, &result))
             }
-            Wire::Call(_, request) => self.step(to, |core, _, _| {
-                core.change(request);
-                Ok(())
-            }),
+            Wire::Call(tag, asked, options, deadline) => {
+                let answers = Arc::clone(&self.answers);
+                let answer = Box::new(move |changed| {
+                    answers.lock().unwrap().push((to, from, tag, changed));
+                });
+                self.step(to, |core, _, _| {
+                    match asked {
+                        Asked::Member(wish) => {
+                            let is_called = true;
+                            core.change(ChangeRequest {
+                                wish,
+                                options,
+                                deadline,
+                                is_called,
+                                answer,
+                            });
+                        }
+                        Asked::Leader { to } => core.transfer_called(to, answer),
+                    }
+                    Ok(())
+                })
+            }
             Wire::Answered(tag, result) => self.step(to, |core, _, _| {
                 core.answered(tag, result);
                 Ok(())
@@ -387,7 +417,7 @@ impl Cluster {
             Wire::Snapshot(..) => {
                 sender.core.snapshot_reported(to, &Err("cut".into())).unwrap();
             }
-            Wire::Call(tag, _) => sender.core.answered(tag, CallResult::NotSent("cut".into())),
+            Wire::Call(tag, ..) => sender.core.answered(tag, CallResult::NotSent("cut".into())),
             Wire::Frame(_) | Wire::SnapshotReport(_) | Wire::Answered(..) => {}
         }
     }
@@ -497,6 +527,31 @@ impl Cluster {
         let pending = handle.read(consistency, 0, self.deadline()).unwrap();
         let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
         self.member(id).core.read(request);
+        pending
+    }
+
+    fn barrier(&mut self, id: u64) -> Pending<Outcome<()>> {
+        let (handle, requests) = self.request();
+        let pending = handle.barrier(self.deadline()).unwrap();
+        let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
+        self.member(id).core.propose(proposal);
+        pending
+    }
+
+    /// Asks a member whether it leads.
+    fn verify(&mut self, id: u64) -> Pending<Verified> {
+        let (handle, requests) = self.request();
+        let pending = handle.verify_leader(self.deadline()).unwrap();
+        let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
+        self.member(id).core.read(request);
+        pending
+    }
+
+    fn transfer(&mut self, id: u64, to: Option<u64>) -> Pending<Transferred> {
+        let (handle, requests) = self.request();
+        let pending = handle.transfer(to, self.deadline()).unwrap();
+        let Ok(Request::Transfer(request)) = requests.recv() else { panic!("a transfer") };
+        self.member(id).core.transfer(request);
         pending
     }
 

@@ -251,7 +251,7 @@ fn a_refused_forward_pauses_before_its_next_try() {
     (0..20).for_each(|_| cluster.tick());
     let origin = cluster.follower();
     // Leadership is handed to someone who never hears of it: proposals are dropped meanwhile.
-    cluster.member(leader).core.hand_over();
+    cluster.member(leader).core.hand_over(None);
     cluster.turn(leader, false).unwrap();
     cluster.network.clear();
     let pending = cluster.propose(origin, "x");

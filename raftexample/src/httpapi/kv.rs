@@ -1,0 +1,171 @@
+//! Keys, one at a time and in order: put, get, delete, list.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use hyper::StatusCode;
+use raftnode::{Consistency, Outcome, Read, Unknown};
+use serde::Serialize;
+
+use super::answer::{self, Answer, Fault};
+use super::intake::RequestBody;
+use super::kind::Kind;
+use super::query::View;
+use super::route::Ack;
+use super::{Api, patiently, text, txn};
+use crate::command::{self, Conditions};
+use crate::kvstore::{self, Response};
+
+/// The answer to `GET /_kv/`.
+#[derive(Serialize)]
+struct Listing {
+    keys: Vec<Listed>,
+    /// What `?after` takes to go on; null at the end.
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    key: String,
+    mod_index: u64,
+}
+
+impl Api {
+    pub(super) async fn put(
+        &self,
+        key: &[u8],
+        conditions: Conditions<'_>,
+        ack: Ack,
+        body: &mut RequestBody,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        let share = self.admit_write(body, self.max_value_bytes)?;
+        let begin = |value_bytes| command::begin_put(&conditions, key, value_bytes);
+        let command = body.read(self.max_value_bytes, begin, deadline).await?;
+        if ack == Ack::None {
+            self.handle.propose(command, deadline)?;
+            return Ok(answer::no_content());
+        }
+        let pending = self.handle.propose(command, deadline)?;
+        drop(share);
+        #[cfg(feature = "defects")]
+        if conditions.cas.is_none() {
+            return match patiently(deadline, pending.into_future()).await {
+                Some(Outcome::Unknown(Unknown::Appended)) => Ok(answer::no_content()),
+                outcome => ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline))),
+            };
+        }
+        self.written(pending, deadline).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        key: &[u8],
+        conditions: Conditions<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        let pending = self.handle.propose(command::delete(&conditions, key), deadline)?;
+        self.written(pending, deadline).await
+    }
+
+    /// The answer to a write, once it is applied.
+    pub(super) async fn written(
+        &self,
+        pending: raftnode::Pending<Outcome<kvstore::Answer>>,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        let outcome = patiently(deadline, pending.into_future()).await;
+        ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))
+    }
+
+    pub(super) async fn get(
+        &self,
+        key: &[u8],
+        view: View,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        self.reach(view, deadline).await?;
+        let version = self.store.load();
+        let answer = match version.map.get(key) {
+            Some(value) => {
+                answer::with_mod_index(answer::bytes(value.bytes.clone()), value.mod_index)
+            }
+            None => absent().answer(Default::default),
+        };
+        Ok(answer::with_state(answer, version.applied_index, version.term, view.consistency))
+    }
+
+    pub(super) async fn list(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        view: View,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        self.reach(view, deadline).await?;
+        let version = self.store.load();
+        let (keys, next) = version.list(prefix, after, limit);
+        let keys = keys.into_iter().map(|(key, mod_index)| {
+            let key = text::percent_encode(key);
+            Listed { key, mod_index }
+        });
+        let next = next.map(text::percent_encode);
+        let answer = answer::json(StatusCode::OK, &Listing { keys: keys.collect(), next });
+        Ok(answer::with_state(answer, version.applied_index, version.term, view.consistency))
+    }
+
+    /// Waits until the store may be looked at.
+    pub(super) async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
+        let View { consistency, min_index } = view;
+        // Whatever is here will do for a stale read: the node need not be asked. While the log is
+        // replayed nothing is here.
+        if consistency == Consistency::Stale && self.store.load().applied_index >= min_index.max(1)
+        {
+            return Ok(());
+        }
+        let pending = self.handle.node().read(consistency, min_index, deadline)?;
+        match patiently(deadline, pending.into_future()).await {
+            Some(Read::Ready { .. }) => Ok(()),
+            Some(Read::Refused(refusal)) => Err(refusal.into()),
+            None => Err(Fault::unavailable("the node did not answer in time")),
+        }
+    }
+}
+
+fn absent() -> Fault {
+    Fault::not_found("the key is not in the store")
+}
+
+fn ended(outcome: Outcome<kvstore::Answer>) -> Result<Answer, Fault> {
+    match outcome {
+        Outcome::Applied { response, .. } => Ok(applied(response)),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        Outcome::Unknown(unknown) => Err(Fault::unknown(unknown)),
+    }
+}
+
+/// What the store said to a write. It is in the log, whatever the store said.
+fn applied(answer: kvstore::Answer) -> Answer {
+    let kvstore::Answer { index, term, response } = answer;
+    let refused: (Kind, Cow<'static, str>) = match response {
+        Response::Put => return answer::with_mod_index(answer::applied(index, term), index),
+        Response::Deleted => return answer::applied(index, term),
+        Response::NotFound => return absent().at(index, term),
+        Response::Txn(txn) => return answer::applied_headers(txn::results(txn), index, term),
+        Response::CasMismatch { mod_index } => {
+            let present = match mod_index {
+                0 => "the key is not in the store: its mod index is 0".to_owned(),
+                _ => format!("the key's mod index is {mod_index}"),
+            };
+            let fault = Fault::new(Kind::CasMismatch, present).at(index, term);
+            return answer::with_mod_index(fault, mod_index);
+        }
+        Response::TooLarge => (Kind::TooLarge, "the values to be answered are too many".into()),
+        Response::Ignored => unreachable!("this port proposes nothing that may be passed over"),
+        Response::KeyReused => {
+            (Kind::KeyReused, "the idempotency key came with another request before".into())
+        }
+    };
+    Fault::new(refused.0, refused.1).at(index, term)
+}

@@ -1,0 +1,180 @@
+//! Duplicated and late messages of reads, and what keeps them from harm: a context is used once by
+//! whoever asks, and taken once by whoever is asked.
+//!
+//! Each script also runs with members that do neither. Then it must find a stale read: a script
+//! that cannot fail proves nothing.
+
+use raft::eraftpb::MessageType;
+
+use super::*;
+use crate::Defect;
+
+fn cluster(defect: Option<Defect>) -> Cluster {
+    Cluster::with(Recipe { defect, ..Recipe::founder(&[1, 2, 3]) }, 7)
+}
+
+/// A copy of the one message of this kind that is under way from one member to another.
+fn copy(cluster: &Cluster, from: u64, to: u64, kind: MessageType) -> Frame {
+    let mut found = cluster.network.iter().filter_map(|(sender, receiver, wire)| match wire {
+        Wire::Frame(Frame::Raft(message)) if (*sender, *receiver) == (from, to) => {
+            let carries_context =
+                kind != MessageType::MsgHeartbeatResponse || !message.context.is_empty();
+            (message.get_msg_type() == kind && carries_context)
+                .then(|| Frame::Raft(message.clone()))
+        }
+        _ => None,
+    });
+    let frame = found.next().unwrap_or_else(|| panic!("no {kind:?} from {from} to {to}"));
+    assert!(found.next().is_none(), "more than one {kind:?} from {from} to {to}");
+    frame
+}
+
+/// Delivers what is under way now, and nothing that this causes.
+fn deliver_round(cluster: &mut Cluster) {
+    for (from, to, wire) in std::mem::take(&mut cluster.network) {
+        cluster.deliver(from, to, wire).unwrap();
+    }
+}
+
+fn deliver_copy(cluster: &mut Cluster, from: u64, to: u64, frame: &Frame) {
+    cluster.deliver(from, to, Wire::Frame(frame.clone())).unwrap();
+}
+
+fn write(cluster: &mut Cluster, id: u64, data: &'static str) -> u64 {
+    let pending = cluster.propose(id, data);
+    cluster.settle();
+    applied(pending)
+}
+
+/// At which index a read was answered, if it was.
+fn answered(read: &mut Pending<Read>) -> Option<u64> {
+    match read.try_wait() {
+        None => None,
+        Some(Read::Ready { index }) => Some(index),
+        Some(Read::Refused(refusal)) => panic!("refused: {refusal}"),
+    }
+}
+
+/// A leader that was deposed without knowing it is asked by its own client. A duplicate of an old
+/// question and an echo from that question's time arrive late, and together look like a quorum that
+/// still follows it. raft would answer everything it was asked before the duplicate came.
+fn an_old_question_comes_twice(defect: Option<Defect>) -> (u64, Option<u64>) {
+    let mut cluster = cluster(defect);
+    let old = cluster.elect();
+    let asker = cluster.follower();
+    let third = (1..=3).find(|id| ![old, asker].contains(id)).unwrap();
+    write(&mut cluster, old, "first");
+    cluster.tick();
+    cluster.settle();
+
+    let mut first = cluster.read(asker, Consistency::Linearizable);
+    cluster.turn(asker, false).unwrap();
+    let question = copy(&cluster, asker, old, MessageType::MsgReadIndex);
+    deliver_round(&mut cluster);
+    deliver_round(&mut cluster);
+    let echo = copy(&cluster, third, old, MessageType::MsgHeartbeatResponse);
+    cluster.settle();
+    assert!(answered(&mut first).is_some());
+
+    // Only the others' time passes: the old leader has no reason to doubt itself.
+    cluster.cut.insert(old);
+    while cluster.leader().is_none() {
+        cluster.now += Duration::from_millis(10);
+        cluster.turn(asker, true).unwrap();
+        cluster.turn(third, true).unwrap();
+        cluster.settle();
+    }
+    let new = cluster.leader().unwrap();
+    let written = write(&mut cluster, new, "second");
+    assert!(cluster.member(old).core.leads());
+    cluster.cut.clear();
+
+    let mut stale = cluster.read(old, Consistency::Linearizable);
+    cluster.turn(old, false).unwrap();
+    cluster.network.clear();
+    deliver_copy(&mut cluster, asker, old, &question);
+    cluster.network.clear();
+    deliver_copy(&mut cluster, third, old, &echo);
+    cluster.network.clear();
+    cluster.turn(old, false).unwrap();
+    let seen = answered(&mut stale);
+    if seen.is_none() {
+        // Once it hears of the others it asks them, and is answered by what they have.
+        cluster.ticks(300);
+        assert!(answered(&mut stale).is_some_and(|index| index >= written));
+    }
+    (written, seen)
+}
+
+/// The guard of whoever is asked (Q1). Contexts alone would not do: this asker uses each once.
+#[test]
+fn a_question_that_comes_twice_confirms_nothing() {
+    let (_, seen) = an_old_question_comes_twice(None);
+    assert_eq!(seen, None);
+    let (written, seen) = an_old_question_comes_twice(Some(Defect::ReusedContexts));
+    assert!(seen.is_some_and(|index| index < written), "{seen:?}, {written}");
+}
+
+/// A member asks, is answered, and lags behind; it asks again, and the first answer comes a second
+/// time.
+fn an_old_answer_comes_twice(defect: Option<Defect>) -> (u64, Option<u64>) {
+    let mut cluster = cluster(defect);
+    let leader = cluster.elect();
+    let asker = cluster.follower();
+    write(&mut cluster, leader, "first");
+    cluster.tick();
+    cluster.settle();
+
+    let mut first = cluster.read(asker, Consistency::Linearizable);
+    cluster.turn(asker, false).unwrap();
+    (0..3).for_each(|_| deliver_round(&mut cluster));
+    let answer = copy(&cluster, leader, asker, MessageType::MsgReadIndexResp);
+    cluster.settle();
+    assert!(answered(&mut first).is_some());
+
+    cluster.cut.insert(asker);
+    let written = write(&mut cluster, leader, "second");
+    cluster.cut.clear();
+    let mut stale = cluster.read(asker, Consistency::Linearizable);
+    cluster.turn(asker, false).unwrap();
+    let under_way = std::mem::take(&mut cluster.network);
+    deliver_copy(&mut cluster, leader, asker, &answer);
+    cluster.turn(asker, false).unwrap();
+    let seen = answered(&mut stale);
+    if seen.is_none() {
+        cluster.network.extend(under_way);
+        cluster.ticks(300);
+        assert!(answered(&mut stale).is_some_and(|index| index >= written));
+    }
+    (written, seen)
+}
+
+/// The contexts of whoever asks: an answer to an older one is ignored.
+#[test]
+fn an_answer_that_comes_twice_confirms_nothing() {
+    let (_, seen) = an_old_answer_comes_twice(None);
+    assert_eq!(seen, None);
+    let (written, seen) = an_old_answer_comes_twice(Some(Defect::ReusedContexts));
+    assert!(seen.is_some_and(|index| index < written), "{seen:?}, {written}");
+}
+
+/// The other defects do what their names say, so that the trials that look for them look for that.
+#[test]
+fn defects_are_what_they_are_called() {
+    let mut cluster = cluster(Some(Defect::LocalReads));
+    let leader = cluster.elect();
+    let asker = cluster.follower();
+    cluster.cut.insert(asker);
+    let written = write(&mut cluster, leader, "x");
+    let mut read = cluster.read(asker, Consistency::Linearizable);
+    cluster.turn(asker, false).unwrap();
+    assert!(answered(&mut read).is_some_and(|index| index < written));
+
+    let mut cluster = self::cluster(Some(Defect::AckAtAppend));
+    let leader = cluster.elect();
+    cluster.cut.insert(leader);
+    let mut pending = cluster.propose(leader, "x");
+    cluster.turn(leader, false).unwrap();
+    assert_eq!(pending.try_wait(), Some(Outcome::Unknown(Unknown::Appended)));
+    assert!(cluster.member(leader).log.is_empty());
+}
