@@ -88,9 +88,8 @@ snapshot-bench:
 transfer:
 	$(FIGURE) a_large_snapshot_moves_fast_and_in_little_memory
 
-# What answers are worth, in figures (tests/tests/reads.rs, leaders.rs, deadlines.rs). ROUNDS and
+# What answers are worth (tests/tests/reads.rs, leaders.rs, deadlines.rs, overload.rs). ROUNDS and
 # SECONDS make them longer or shorter.
-export ROUNDS SECONDS
 ANSWERS = cargo test --release -p tests --test
 
 # Linearizable reads beside the Go original's stale ones, in ROUNDS turns. Needs Debian's golang-go
