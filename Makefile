@@ -1,6 +1,7 @@
 # run · cluster · test · check · fix · bench · bench-compare
 # linearizability: the history test, for as long as you like
-# restart · disk · join · snapshot-bench · transfer: figures, each with its limit
+# restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
+# overload: figures, each with its limit
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -9,7 +10,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability \
-	restart disk join snapshot-bench transfer
+	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -86,3 +87,29 @@ snapshot-bench:
 # The time and memory that a snapshot of MIB mebibytes takes to a joining member, beside curl's.
 transfer:
 	$(FIGURE) a_large_snapshot_moves_fast_and_in_little_memory
+
+# What answers are worth, in figures (tests/tests/reads.rs, leaders.rs, deadlines.rs). ROUNDS and
+# SECONDS make them longer or shorter.
+export ROUNDS SECONDS
+ANSWERS = cargo test --release -p tests --test
+
+# Linearizable reads beside the Go original's stale ones, in ROUNDS turns. Needs Debian's golang-go
+# and golang-etcd-server-dev.
+bench-reads:
+	$(ANSWERS) reads -- --ignored --nocapture
+
+# From kill -9 of the leader to the first write at the others, ROUNDS times.
+failover:
+	$(ANSWERS) leaders -- --ignored --nocapture --exact a_killed_leader_is_soon_replaced
+
+# The gap between writes around a SIGTERM to the leader, ROUNDS times.
+handover:
+	$(ANSWERS) leaders -- --ignored --nocapture --exact a_stopping_leader_hands_over
+
+# How late the latest answers come when a majority is away.
+deadlines:
+	$(ANSWERS) deadlines -- --ignored --nocapture --exact no_answer_comes_later_than_its_deadline
+
+# How long refusals take at a full member, and how late ticks come under 2,000 connections.
+overload:
+	$(ANSWERS) overload -- --ignored --nocapture --test-threads 1

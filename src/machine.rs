@@ -238,6 +238,7 @@ pub fn start<M: StateMachine>(machine: M, channels: Channels) -> io::Result<(Han
         applied_index: 0,
         applied_term: 0,
         replay_through: 0,
+        unseen: false,
         applied,
         unanswered: Vec::new(),
     };
@@ -253,6 +254,8 @@ struct Runner<M: StateMachine> {
     applied_term: u64,
     /// Until this index is applied nothing is shown. See K4.
     replay_through: u64,
+    /// Whether the machine is not as it was when it was last shown.
+    unseen: bool,
     applied: Applied,
     /// What is applied and nobody has been told of.
     unanswered: Vec<(CommittedEntry, M::Response)>,
@@ -294,7 +297,7 @@ impl<M: StateMachine> Runner<M> {
             .restore(&mut state, index, term)
             .map_err(|source| Error::Restore { index, source })?;
         (self.applied_index, self.applied_term) = (index, term);
-        self.replay_through = commit_index;
+        (self.replay_through, self.unseen) = (commit_index, true);
         Ok(())
     }
 
@@ -336,12 +339,13 @@ impl<M: StateMachine> Runner<M> {
             self.applied_index
         );
         (self.applied_index, self.applied_term) = (last_index, last_term);
+        self.unseen = true;
         Ok(())
     }
 
-    /// See K4. Before the first restore there is nothing to show.
+    /// See K4.
     fn show_unless_replaying(&mut self) {
-        if self.applied_index >= self.replay_through.max(1) {
+        if self.unseen && self.applied_index >= self.replay_through {
             self.show();
         }
     }
@@ -349,6 +353,7 @@ impl<M: StateMachine> Runner<M> {
     /// K2: first what readers see, then the report, then the answers.
     fn show(&mut self) {
         self.machine.show(self.applied_index, self.applied_term);
+        self.unseen = false;
         self.applied.report(self.applied_index);
         for (entry, response) in self.unanswered.drain(..) {
             entry.respond(response);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::channel::{AppliedCell, Captured, Limits, Purpose, Request, WriteState};
+use crate::channel::{self, AppliedCell, Captured, Limits, Purpose, Request, WriteState};
 use crate::membership::{Book, Change, ChangeOptions, Changed};
 use crate::snapshot::Header;
 use crate::status::Shared;
@@ -73,7 +73,7 @@ impl FakeNode {
         };
         let status = Status { id: config.id, term: 1, ..Status::default() };
         let shared = Arc::new(Shared::new(status));
-        let (request_tx, request_rx) = crossbeam_channel::bounded(1024);
+        let (request_tx, request_rx) = channel::requests();
         let (commit_tx, commit_rx) = crossbeam_channel::unbounded();
         let (wake_tx, wake_rx) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());

@@ -16,6 +16,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use raftnode::membership::{self, Founder};
 use raftnode::{Config, SnapshotPolicy};
 
+use crate::command::MAX_OVERHEAD_BYTES;
 use crate::logging::{Format, Level};
 
 /// The exit code of a wrong command line.
@@ -23,6 +24,7 @@ pub const USAGE: u8 = 2;
 
 /// The largest `--max-value-bytes`: what an entry may hold, less what a command adds.
 const MAX_VALUE_BYTES: u64 = 3 << 20;
+const _: () = assert!(MAX_VALUE_BYTES + MAX_OVERHEAD_BYTES as u64 <= raftnode::MAX_ENTRY_BYTES);
 
 /// What `--version` prints after the name.
 pub const VERSION: &str = env!("RAFTEXAMPLE_VERSION");

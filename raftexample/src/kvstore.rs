@@ -30,6 +30,7 @@ use crate::state::Map;
 use crate::watch::{Compacted, Watchable, Watcher};
 pub use key::{Key, SHORT};
 pub use machine::KvStore;
+pub(crate) use once::Record;
 pub use once::{MAX_BYTES as MAX_ONCE_BYTES, MAX_KEYS as MAX_ONCE_KEYS, Table};
 pub use response::{Answer, MAX_RESULT_BYTES, Response, TxnAnswer, TxnResult};
 
@@ -57,17 +58,14 @@ pub struct Version {
     pub map: Map,
 }
 
+/// A page of keys with their mod indexes; and the last of them, when there are more behind it.
+pub type Listed<'a> = (Vec<(&'a [u8], u64)>, Option<&'a [u8]>);
+
 impl Version {
     /// Up to `limit` keys that begin with `prefix`, in the order of their bytes, each with its mod
-    /// index; those behind `after` only. With them the last of them, when there are more behind
-    /// it.
+    /// index; those behind `after` only.
     #[must_use]
-    pub fn list<'a>(
-        &'a self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> (Vec<(&'a [u8], u64)>, Option<&'a [u8]>) {
+    pub fn list<'a>(&'a self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Listed<'a> {
         let begin = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -119,5 +117,7 @@ pub fn start(channels: Channels) -> io::Result<(Handle, Store, Applier)> {
     Ok((handle, store, applier))
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

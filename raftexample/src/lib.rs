@@ -28,6 +28,9 @@ pub mod run;
 pub mod state;
 pub mod watch;
 
+#[cfg(test)]
+mod testing;
+
 /// What the binary is: chooses by the command line what runs, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {

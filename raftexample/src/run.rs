@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::{self, Settings};
-use crate::httpapi::{Api, BodyBudget, GRACE, Metrics, Server, ServerLimits};
+use crate::httpapi::{Api, BodyBudget, Metrics, Server, ServerLimits};
 use crate::kvstore;
 use crate::logging::{self, Format};
 use crate::watch::KEEP_ALIVE;
@@ -36,7 +36,7 @@ const BUG: u8 = 70;
 /// It was told a second time to stop, and did not wait.
 const HURRIED: u8 = 130;
 
-/// How long answers may still leave when the node itself has failed.
+/// How long answers may still leave when all requests are over, and when the node itself failed.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Runs a member until it ends.
@@ -167,7 +167,8 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         ended = &mut applier => applier_ended = Some(ended),
     }
     let asked = node_ended.is_none() && applier_ended.is_none();
-    let patience = if asked { settings.request_timeout + GRACE } else { LAST_ANSWERS };
+    let requests = if asked { settings.request_timeout } else { Duration::ZERO };
+    let patience = requests + LAST_ANSWERS;
     stop_all(&handle, stop);
     let ending = async {
         // Connections end with their last answer; those that do not are cut.

@@ -10,7 +10,7 @@
 //! The memory is that of the history: [`MAX_EVENTS`] and [`MAX_BYTES`], whichever is less, and as
 //! much again for what is recorded and may not be shown yet. An event shares its values with the
 //! store. The history stands behind one reader-writer lock, which is held for as long as it takes
-//! to append a batch of events or to look at [`MAX_LOOK`] of them, and never across an await.
+//! to append a batch of events or to look at a few hundred of them, and never across an await.
 //! Readers of the store do not touch it.
 //!
 //! It is not replicated, nor kept: after a restart, or a snapshot from the leader, it begins
@@ -36,9 +36,9 @@ use crate::kvstore::{Key, Value};
 /// reader may well need to come back after a broken connection.
 pub const MAX_EVENTS: usize = 16_384;
 
-/// How many bytes the events of the history may count, see [`Event::bytes`]. Values that were
-/// overwritten live on in it, so that it is memory that large values would otherwise take without
-/// bound. The newest event is always there, whatever it counts.
+/// How many bytes the events of the history may count: their keys and values, and a little for
+/// each. Values that were overwritten live on in it, so that it is memory that large values would
+/// otherwise take without bound. The newest event is always there, whatever it counts.
 pub const MAX_BYTES: usize = 16 << 20;
 
 /// How long a watcher hears nothing before it is told how far the store has come.

@@ -290,6 +290,11 @@ impl Core {
                 // Whatever was wrong with it is counted and logged.
                 self.step(message, send).map(|_| ())
             }
+            Frame::Forward { key, .. } if key.node != from => {
+                warn!(self.logger, "dropped a proposal in another member's name"; "from" => from,
+                    "name" => key.node);
+                Ok(())
+            }
             Frame::Forward { term, key, data } => {
                 if data.len() as u64 > self.max_entry_bytes {
                     self.refuse_forward(from, Attempt { key, term }, VerdictKind::TooLarge, send);

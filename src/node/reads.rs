@@ -133,7 +133,8 @@ impl Reads {
         if self.waiting.is_empty() {
             return None;
         }
-        if !self.waiting.iter().all(ReadRequest::needs_round) {
+        let linearizable = Purpose::Read(Consistency::Linearizable);
+        if self.waiting.iter().any(|read| read.purpose != linearizable) {
             self.advance_leader_reads(view);
         }
         let can_ask = view.leader_known && (!view.leads || view.committed_in_term);

@@ -620,7 +620,7 @@ pub fn id(member: usize) -> u64 {
 }
 
 /// Ports nobody listens on now.
-fn free_ports(n: usize) -> Vec<u16> {
+pub(crate) fn free_ports(n: usize) -> Vec<u16> {
     let mut rng = Rng::new(fresh_seed());
     // Held until all are chosen, so that none is chosen twice.
     let mut held = Vec::new();

@@ -7,11 +7,13 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod figure;
 pub mod history;
 pub mod http;
 pub mod linearizability;
 pub mod load;
 pub mod nemesis;
+pub mod original;
 pub mod proxy;
 pub mod readme;
 pub mod recorder;

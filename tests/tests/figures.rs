@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use serde_json::Value;
-use tests::binary;
 use tests::cluster::{Cluster, id};
+use tests::figure::{bench, latest_tick, parameter};
 use tests::load::Fill;
 
 const MIB: u64 = 1 << 20;
@@ -33,23 +33,6 @@ const MAX_P99_RATIO: f64 = 2.0;
 const MAX_LATE_SECONDS: f64 = 0.5;
 const MIN_SPEED_RATIO: f64 = 0.5;
 const MAX_EXTRA_MEMORY: u64 = 64 * MIB;
-
-/// A number in the environment.
-fn parameter(name: &str, default: u64) -> u64 {
-    let parse =
-        |text: String| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number"));
-    std::env::var(name).map_or(default, parse)
-}
-
-/// The load generator at a running cluster.
-fn bench(cluster: &Cluster, args: &[&str]) -> Command {
-    let running = cluster.running().into_iter();
-    let targets: Vec<_> =
-        running.map(|member| format!("http://{}", cluster.address(member))).collect();
-    let mut command = Command::new(binary::raftexample());
-    command.arg("bench").args(["--targets", &targets.join(","), "--rounds", "1"]).args(args);
-    command
-}
 
 fn index(cluster: &Cluster, member: usize, name: &str) -> u64 {
     cluster.status(member).ok().and_then(|status| status[name].as_u64()).unwrap_or(0)
@@ -183,23 +166,6 @@ fn snapshots_do_not_stall_writers() {
     );
     assert!(ratio < MAX_P99_RATIO, "p99 is {ratio:.2} times as long with snapshots");
     assert!(late[0] <= MAX_LATE_SECONDS, "a tick was {} s late", late[0]);
-}
-
-/// The bound of the highest bucket of lateness that any member has a tick in.
-fn latest_tick(cluster: &Cluster) -> f64 {
-    let latest = |member| {
-        let text = cluster.ask(member, "GET", "/_metrics", "").text();
-        let bucket = |line: &str| -> Option<(f64, u64)> {
-            let rest = line.strip_prefix("raft_tick_late_seconds_bucket{le=\"")?;
-            let (bound, count) = rest.split_once("\"} ")?;
-            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
-            Some((bound, count.trim().parse().ok()?))
-        };
-        let buckets: Vec<_> = text.lines().filter_map(bucket).collect();
-        let all = buckets.last().expect("the metrics show the lateness of ticks").1;
-        buckets.into_iter().find(|(_, count)| *count == all).map_or(0.0, |(bound, _)| bound)
-    };
-    (0..cluster.n_members()).map(latest).fold(0.0, f64::max)
 }
 
 /// A snapshot of a large store moves to a joining member at half the speed of curl or better, and

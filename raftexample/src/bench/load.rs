@@ -1,4 +1,4 @@
-//! The closed loop of PUTs, and the two questions it asks a cluster first: ready? who leads?
+//! The closed loop of PUTs or GETs, and the two questions it asks a cluster first: ready? who leads?
 //!
 //! It must cost little, for it shares the machine with what it measures: one task a connection on one
 //! thread, the connection polled in the same task, nothing spawned and nothing but the path allocated
@@ -22,14 +22,15 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use super::members::Seat;
-use super::round::{Failure, Keys, Recorder, Round, Window};
+use super::round::{Failure, Keys, Operation, Recorder, Round, Window};
 
 /// For a question that a healthy member answers at once.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 const LEADER_POLL: Duration = Duration::from_millis(50);
+const FILLED_POLL: Duration = Duration::from_millis(10);
 /// A status of a hundred members with long URLs fits.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-/// Longer than any `--request-timeout` that makes sense: a write still unanswered then is lost.
+/// Longer than any `--request-timeout` that makes sense: a request still unanswered then is lost.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A member's client port: where to connect, and the name to ask for.
@@ -42,6 +43,7 @@ pub(crate) struct Target {
 /// One level's load.
 #[derive(Debug)]
 pub(crate) struct Load {
+    pub(crate) operation: Operation,
     pub(crate) connections: u16,
     pub(crate) window: Window,
     pub(crate) n_keys: u64,
@@ -176,18 +178,39 @@ impl Target {
 }
 
 impl Load {
+    /// Writes every key once, so that there is something to read, and returns when all can be read:
+    /// a server may answer before it has applied a write, but applies them in order.
+    pub(crate) async fn fill(&self, target: &Target) -> Result<(), Failure> {
+        let mut tasks = JoinSet::new();
+        for number in 0..u64::from(self.connections) {
+            let link = target.connect().await?;
+            let keys = (number..self.n_keys).step_by(self.connections.into());
+            let (target, value) = (target.clone(), self.value.clone());
+            tasks.spawn_local(async move { fill_share(link, &target, value, keys).await });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| Failure::new(format!("cannot fill: {error}")))??;
+        }
+        Ok(())
+    }
+
     /// One round: connects, loads for the window, waits for the last answers.
-    pub(crate) async fn run(&self, leader: &Target) -> Result<Round, Failure> {
+    pub(crate) async fn run(&self, target: &Target) -> Result<Round, Failure> {
         let mut links = Vec::new();
         for _ in 0..self.connections {
-            links.push(leader.connect().await?);
+            links.push(target.connect().await?);
         }
         let recorder = Rc::new(RefCell::new(Recorder::start(self.window)));
         let mut tasks = JoinSet::new();
         for (number, link) in (0..self.connections).zip(links) {
             let keys = Keys::of_connection(number, self.n_keys);
-            let (leader, value, recorder) = (leader.clone(), self.value.clone(), recorder.clone());
-            tasks.spawn_local(async move { drive(link, &leader, value, keys, &recorder).await });
+            let question = Question {
+                target: target.clone(),
+                operation: self.operation,
+                value: self.value.clone(),
+            };
+            let recorder = recorder.clone();
+            tasks.spawn_local(async move { drive(link, &question, keys, &recorder).await });
         }
         let all = async { while tasks.join_next().await.is_some() {} };
         let timeout = self.window.warm_up + self.window.length + STALL_TIMEOUT;
@@ -203,32 +226,73 @@ impl Load {
     }
 }
 
-/// Writes on one connection until the round is over or the connection is.
+/// What one connection asks for.
+struct Question {
+    target: Target,
+    operation: Operation,
+    value: Bytes,
+}
+
+impl Question {
+    /// Asks once; an error says what was wrong with the answer, and whether there was one at all.
+    async fn ask(
+        &self,
+        sender: &mut SendRequest<Full<Bytes>>,
+        key: u64,
+    ) -> Result<(), (Answered, String)> {
+        let (method, expected, body) = match self.operation {
+            Operation::Put => (Method::PUT, StatusCode::NO_CONTENT, self.value.clone()),
+            Operation::Get => (Method::GET, StatusCode::OK, Bytes::new()),
+        };
+        let name = method.clone();
+        let cut = |error: hyper::Error| (Answered::No, format!("{name}: {error}"));
+        let request = self.target.request(method.clone(), path(key), body);
+        let mut response = sender.send_request(request).await.map_err(cut)?;
+        if response.status() != expected {
+            return Err((Answered::Yes, describe(&name, response).await));
+        }
+        if self.operation == Operation::Get {
+            // The next request waits until this body is read, so it is, and costs no allocation.
+            let mut n_bytes = 0;
+            while let Some(frame) = response.body_mut().frame().await {
+                n_bytes += frame.map_err(cut)?.data_ref().map_or(0, Bytes::len);
+            }
+            if n_bytes != self.value.len() {
+                let wanted = self.value.len();
+                return Err((Answered::Yes, format!("GET gave {n_bytes} bytes, not {wanted}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a connection can be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Yes,
+    No,
+}
+
+fn path(key: u64) -> String {
+    format!("/k{key:08}")
+}
+
+/// Asks on one connection until the round is over or the connection is.
 async fn drive(
     (mut sender, connection): Link,
-    leader: &Target,
-    value: Bytes,
+    question: &Question,
     mut keys: Keys,
     recorder: &RefCell<Recorder>,
 ) {
-    let write = async {
+    let asking = async {
         let mut sent = Instant::now();
         loop {
-            let path = format!("/k{:08}", keys.pick());
-            let answer =
-                sender.send_request(leader.request(Method::PUT, path, value.clone())).await;
+            let answer = question.ask(&mut sender, keys.pick()).await;
             let now = Instant::now();
             let goes_on = match answer {
-                Ok(response) if response.status() == StatusCode::NO_CONTENT => {
-                    recorder.borrow_mut().committed(sent, now)
-                }
-                Ok(response) => {
-                    let reason = describe(response).await;
-                    recorder.borrow_mut().failed(now, || reason)
-                }
-                Err(error) => {
-                    recorder.borrow_mut().failed(now, || format!("PUT: {error}"));
-                    false
+                Ok(()) => recorder.borrow_mut().succeeded(sent, now),
+                Err((answered, reason)) => {
+                    recorder.borrow_mut().failed(now, || reason) && answered == Answered::Yes
                 }
             };
             if !goes_on {
@@ -237,19 +301,58 @@ async fn drive(
             sent = now;
         }
     };
-    let mut write = pin!(write);
+    until_closed(connection, asking).await;
+}
+
+/// Writes these keys one after the other, and waits until the last can be read.
+async fn fill_share(
+    (mut sender, connection): Link,
+    target: &Target,
+    value: Bytes,
+    keys: impl Iterator<Item = u64>,
+) -> Result<(), Failure> {
+    let failed = |(_, reason)| Failure::new(format!("cannot fill: {reason}"));
+    let put = Question { target: target.clone(), operation: Operation::Put, value: value.clone() };
+    let get = Question { target: target.clone(), operation: Operation::Get, value };
+    let filling = async {
+        let mut last = None;
+        for key in keys {
+            put.ask(&mut sender, key).await.map_err(failed)?;
+            last = Some(key);
+        }
+        let Some(last) = last else { return Ok(()) };
+        let deadline = Instant::now() + QUESTION_TIMEOUT;
+        loop {
+            match get.ask(&mut sender, last).await {
+                Ok(()) => return Ok(()),
+                Err((Answered::Yes, _)) if Instant::now() < deadline => {
+                    tokio::time::sleep(FILLED_POLL).await;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    };
+    until_closed(connection, filling).await
+}
+
+/// Runs what uses a connection beside the connection itself.
+async fn until_closed<T>(
+    connection: Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    using: impl Future<Output = T>,
+) -> T {
+    let mut using = pin!(using);
     tokio::select! {
         biased;
-        () = &mut write => {}
-        // It ends when the server closes it; the write under way then learns that.
-        _ = connection => write.await,
+        done = &mut using => done,
+        // It ends when the server closes it; the request under way then learns that.
+        _ = connection => using.await,
     }
 }
 
-async fn describe(response: Response<Incoming>) -> String {
+async fn describe(method: &Method, response: Response<Incoming>) -> String {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
     // The status says enough when the body cannot be had.
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    format!("PUT answered {status} {}", String::from_utf8_lossy(&body))
+    format!("{method} answered {status} {}", String::from_utf8_lossy(&body))
 }

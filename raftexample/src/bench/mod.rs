@@ -1,11 +1,13 @@
-//! `raftexample bench`: how many writes a second three durable members commit.
+//! `raftexample bench`: how many writes a second three durable members commit, or reads they answer.
 //!
 //! It starts a cluster of its own executable in a temporary directory, or takes one that runs
-//! (`--targets`), and drives a closed loop of PUTs at the leader: every connection has one write
-//! under way, and sends the next when the answer is there. Load and members share the machine, so
-//! the figures compare systems measured side by side; they are no statement about a deployment.
+//! (`--targets`), and drives a closed loop of PUTs or GETs at the leader, or at one server whoever it
+//! is (`--at`): every connection has one request under way, and sends the next when the answer is
+//! there. Load and members share the machine, so the figures compare systems measured side by side;
+//! they are no statement about a deployment.
 //!
-//! 1. B1: any answer but 204 fails the run. A number that contains refusals is not reported.
+//! 1. B1: any answer but 204 to a PUT, or 200 and a whole value to a GET, fails the run. A number
+//!    that contains refusals is not reported.
 //! 2. B2: whatever was started is stopped and its directory removed, on every way out that runs code.
 //!
 //! `members`, `round` and `report` know nothing of HTTP or of raftexample: the same load on another
@@ -28,17 +30,23 @@ use url::Url;
 use load::{Load, Target};
 use members::{Members, Seat};
 use report::Line;
-use round::{Failure, Round, Window};
+use round::{Failure, Operation, Round, Window};
 
 /// How long a running cluster may take to name its leader.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Measure committed writes per second, with three members of its own or against `--targets`.
+/// Measure committed writes (or reads) per second, with three members of its own or against `--targets`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Client URLs of a running cluster; without it three members are started and stopped again.
     #[arg(long, value_delimiter = ',', value_name = "URL,URL,...")]
     targets: Vec<Url>,
+    /// Load this server, whoever leads; it need not be a raftexample.
+    #[arg(long, value_name = "URL", conflicts_with = "targets")]
+    at: Option<Url>,
+    /// Write every key once, then measure GETs.
+    #[arg(long)]
+    reads: bool,
     /// Numbers of connections to measure, one level each.
     #[arg(
         long,
@@ -53,7 +61,7 @@ pub struct Args {
     /// Bytes in each value.
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
-    /// Number of different keys written.
+    /// Number of different keys written or read.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
     /// Rounds per level; the one with the median throughput is reported.
@@ -103,7 +111,8 @@ async fn until_interrupted(args: Args) -> Result<(), Failure> {
 }
 
 async fn measure(args: &Args) -> Result<(), Failure> {
-    let (members, targets) = if args.targets.is_empty() {
+    let at = args.at.as_ref().map(Target::of_url).transpose()?;
+    let (members, targets) = if args.targets.is_empty() && at.is_none() {
         let members = start_members(args).await?;
         let targets = members.seats().iter().map(Target::of_seat).collect();
         (Some(members), targets)
@@ -111,13 +120,16 @@ async fn measure(args: &Args) -> Result<(), Failure> {
         (None, args.targets.iter().map(Target::of_url).collect::<Result<Vec<_>, _>>()?)
     };
 
+    let operation = if args.reads { Operation::Get } else { Operation::Put };
+    let mut filled = false;
     let mut out = io::stdout();
     let unwritable = |error| Failure::new(format!("cannot print: {error}"));
     if !args.json {
-        report::write_heading(&mut out).map_err(unwritable)?;
+        report::write_heading(operation, &mut out).map_err(unwritable)?;
     }
     for &connections in &args.connections {
         let load = Load {
+            operation,
             connections,
             window: Window {
                 warm_up: Duration::from_millis(args.warm_up_ms),
@@ -128,12 +140,20 @@ async fn measure(args: &Args) -> Result<(), Failure> {
         };
         let mut rounds: Vec<Round> = Vec::new();
         for _ in 0..args.rounds {
-            let leader = load::find_leader(&targets, LEADER_TIMEOUT).await?;
-            rounds.push(load.run(&leader).await.map_err(|failure| {
+            let target = match &at {
+                Some(target) => target.clone(),
+                None => load::find_leader(&targets, LEADER_TIMEOUT).await?,
+            };
+            let with_tail = |failure: Failure| {
                 failure.with_tail(members.as_ref().map(Members::log_tails).unwrap_or_default())
-            })?);
+            };
+            if operation == Operation::Get && !filled {
+                load.fill(&target).await.map_err(with_tail)?;
+                filled = true;
+            }
+            rounds.push(load.run(&target).await.map_err(with_tail)?);
         }
-        let line = Line::of_rounds("raftexample", connections, rounds);
+        let line = Line::of_rounds("raftexample", operation, connections, rounds);
         if args.json { line.write_json(&mut out) } else { line.write_row(&mut out) }
             .map_err(unwritable)?;
     }

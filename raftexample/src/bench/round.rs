@@ -1,8 +1,8 @@
-//! One round of a closed loop: the window in which writes count, and what was recorded in it.
+//! One round of a closed loop: the window in which requests count, and what was recorded in it.
 //!
-//! A write counts when its answer falls into the window, whenever it was sent: in a closed loop what
-//! crosses the beginning makes up for what crosses the end. One failed write fails the round, also
-//! outside the window.
+//! A request counts when its answer falls into the window, whenever it was sent: in a closed loop
+//! what crosses the beginning makes up for what crosses the end. One failed request fails the round,
+//! also outside the window.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,6 +13,16 @@ use hdrhistogram::Histogram;
 const MAX_LATENCY_MICROS: u64 = 60_000_000;
 /// Three digits: a p50 of 612 µs is told from one of 613.
 const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// What every connection asks for, over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Committed writes.
+    Put,
+    /// Reads of keys that are there.
+    #[allow(dead_code, reason = "the same load on another store measures writes only")]
+    Get,
+}
 
 /// Why there is no figure to report.
 #[derive(Debug)]
@@ -28,7 +38,7 @@ pub(crate) struct Window {
 /// The figures of one round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
-    pub(crate) writes_per_second: f64,
+    pub(crate) per_second: f64,
     pub(crate) p50_micros: u64,
     pub(crate) p99_micros: u64,
 }
@@ -85,8 +95,8 @@ impl Recorder {
         }
     }
 
-    /// Records a committed write; false when the round is over.
-    pub(crate) fn committed(&mut self, sent: Instant, answered: Instant) -> bool {
+    /// Records a request that was answered as it must be; false when the round is over.
+    pub(crate) fn succeeded(&mut self, sent: Instant, answered: Instant) -> bool {
         self.n_answers += 1;
         if answered >= self.closes {
             return false;
@@ -98,7 +108,7 @@ impl Recorder {
         true
     }
 
-    /// Records a write that was not answered as it must be; false when the round is over.
+    /// Records a request that was not answered as it must be; false when the round is over.
     pub(crate) fn failed(&mut self, answered: Instant, reason: impl FnOnce() -> String) -> bool {
         self.n_answers += 1;
         self.n_failed += 1;
@@ -110,13 +120,13 @@ impl Recorder {
     pub(crate) fn finish(self) -> Result<Round, Failure> {
         if let Some(reason) = self.first_failure {
             let (failed, answers) = (self.n_failed, self.n_answers);
-            return Err(Failure(format!("{failed} of {answers} writes failed, first: {reason}")));
+            return Err(Failure(format!("{failed} of {answers} requests failed, first: {reason}")));
         }
         if self.latencies.is_empty() {
-            return Err(Failure(format!("no write was answered within {:?}", self.length)));
+            return Err(Failure(format!("no request was answered within {:?}", self.length)));
         }
         Ok(Round {
-            writes_per_second: self.latencies.len() as f64 / self.length.as_secs_f64(),
+            per_second: self.latencies.len() as f64 / self.length.as_secs_f64(),
             p50_micros: self.latencies.value_at_quantile(0.50),
             p99_micros: self.latencies.value_at_quantile(0.99),
         })

@@ -42,12 +42,12 @@ impl Api {
         let share = self.admit_write(body, self.max_value_bytes)?;
         let begin = |value_bytes| command::begin_put(&conditions, key, value_bytes);
         let command = body.read(self.max_value_bytes, begin, deadline).await?;
+        let pending = self.handle.propose(command, deadline)?;
+        // From here on the node counts it.
+        drop(share);
         if ack == Ack::None {
-            self.handle.propose(command, deadline)?;
             return Ok(answer::no_content());
         }
-        let pending = self.handle.propose(command, deadline)?;
-        drop(share);
         #[cfg(feature = "defects")]
         if conditions.cas.is_none() {
             return match patiently(deadline, pending.into_future()).await {
@@ -116,7 +116,7 @@ impl Api {
     }
 
     /// Waits until the store may be looked at.
-    async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
+    pub(super) async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
         let View { consistency, min_index } = view;
         // Whatever is here will do for a stale read: the node need not be asked. While the log is
         // replayed nothing is here.

@@ -6,10 +6,12 @@
 //!
 //! Invariants:
 //! - H1 A 204 for a put without `?ack` means applied here, at the index in its headers.
-//! - H2 A put that is answered 4xx or 503 is not, and never will be, in the log; 504 is the only
-//!   answer that leaves it open.
+//! - H2 A write that is answered 4xx or 503 changes nothing, and never will; 504 is the only
+//!   answer that leaves it open. The log's own answer has `X-Raft-Index`, whatever it is; without
+//!   it, the write is not in the log.
 //! - H3 The headers of a read and its body come from one version of the store.
-//! - H4 Every request is answered within the request timeout and [`GRACE`].
+//! - H4 Every request is answered within the request timeout and [`GRACE`]; a watch begins by
+//!   then.
 
 mod answer;
 mod intake;
@@ -138,7 +140,7 @@ impl Api {
             }
             Route::Txn => self.txn(idempotency_key(headers)?, body, deadline).await,
             Route::Watch { prefix, from_index } => {
-                self.watch(&prefix, from_index, headers, line.stop())
+                self.watch(&prefix, from_index, headers, line.stop(), deadline).await
             }
             Route::AddMember { id, options } => self.add_member(id, options, body, deadline).await,
             Route::PostMember { options } => self.post_member(options, body, deadline).await,

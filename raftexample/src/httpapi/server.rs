@@ -4,7 +4,9 @@
 //! - S1 At most `max_connections` are served; one more is told 503 and closed, at once, so that
 //!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
-//! - S3 A server that is told to stop answers what it has been asked, and nothing after.
+//! - S3 A server that is told to stop answers what it has been asked. A connection ends with its
+//!   next answer, and one that is silent for [`FAREWELL`] ends then: closed at once, it would lose
+//!   the request that is on its way, whose sender could not know what became of it.
 //! - S4 A client that does not read its answers is cut off after the request timeout, a watch's
 //!   too.
 
@@ -16,6 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,6 +39,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// How long a silent connection is kept when the server stops: clients that ask again and again do
+/// so sooner, and those that idle lose nothing.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// The pause after a failed accept, such as when every file descriptor is taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -112,6 +119,11 @@ impl Line {
         self.stop.clone()
     }
 
+    /// Whether the server stops.
+    fn stops(&self) -> bool {
+        self.stop.has_changed().is_err()
+    }
+
     /// The request that came at `since` is refused, for there is too much to do.
     pub(super) fn refused(&self, since: Instant) {
         self.stopwatch.start(since);
@@ -130,6 +142,15 @@ impl Api {
         let permits = Arc::new(Semaphore::new(limits.max_connections as usize));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         let mut complained: Option<Instant> = None;
+        let stopped = stop.clone();
+        let admit = |stream| {
+            if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+                let (api, stop) = (Arc::clone(&self), stopped.clone());
+                tokio::spawn(api.connection(stream, stop, permit, logger.clone()));
+            } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(refuse(stream, permit));
+            }
+        };
         loop {
             let accepted = tokio::select! {
                 _ = stop.changed() => break,
@@ -149,14 +170,16 @@ impl Api {
                     }
                 }
             };
-            if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-                let (api, stop) = (Arc::clone(&self), stop.clone());
-                tokio::spawn(api.connection(stream, stop, permit, logger.clone()));
-            } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                tokio::spawn(refuse(stream, permit));
+            admit(stream);
+        }
+        // Whoever connected before the port closes may have asked already (S3).
+        if let Ok(listener) = listener.into_std() {
+            for stream in listener.incoming().map_while(Result::ok).take(BACKLOG as usize) {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                stream.map(&admit).ok();
             }
         }
-        drop(listener);
         // Every permit back means that every connection has ended. The semaphore is never closed.
         permits.acquire_many(limits.max_connections).await.ok();
     }
@@ -174,8 +197,13 @@ impl Api {
         let patience = self.request_timeout;
         let line = Line { stop: stop.clone(), stopwatch: self.metrics.stopwatch() };
         let patient = Patient::new(stream, patience, line.stopwatch.clone());
-        let service =
-            service_fn(|request| async { Ok::<_, Infallible>(self.serve(request, &line).await) });
+        let service = service_fn(|request| async {
+            let mut answer = self.serve(request, &line).await;
+            if line.stops() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -185,11 +213,13 @@ impl Api {
             .serve_connection(TokioIo::new(patient), service);
         let mut connection = pin!(connection);
         let ended = {
-            let mut stopping = pin!(stop.changed());
+            let mut stopping = pin!(async {
+                // Its sender is gone: that is the sign.
+                stop.changed().await.ok();
+                tokio::time::sleep(FAREWELL).await;
+            });
             let mut told = false;
             std::future::poll_fn(|context| {
-                // Before the connection, so that an answer given while stopping says that it is
-                // the last one.
                 if !told && stopping.as_mut().poll(context).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();

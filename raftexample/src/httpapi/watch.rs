@@ -24,16 +24,19 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
-use raftnode::MAX_INDEX_AHEAD;
+use raftnode::{Consistency, MAX_INDEX_AHEAD};
 use tokio::sync::watch::Receiver;
 
 use super::answer::{self, Answer, ErrorBody, Fault};
 use super::kind::Kind;
+use super::query::View;
 use super::{Api, text};
+use crate::kvstore::Store;
 use crate::watch::{Event, Watched, Watcher};
 
 /// About how much text is made at a time. Values are encoded as the client takes them: an event
@@ -44,19 +47,27 @@ const PIECE_BYTES: usize = 64 << 10;
 /// but at the end.
 const VALUE_BYTES: usize = 24 << 10;
 
+const READ_AGAIN: &str =
+    "read the keys, and watch from the index behind the X-Raft-Applied-Index of that";
+
+const STOPPING: &str = "this member is stopping";
+
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 impl Api {
     /// Where both are said, the header counts: a browser adds it when it connects again to the
     /// URL that it began with.
-    pub(super) fn watch(
+    pub(super) async fn watch(
         &self,
         prefix: &[u8],
         from_index: Option<u64>,
         headers: &HeaderMap,
         stop: Receiver<()>,
+        deadline: Instant,
     ) -> Result<Answer, Fault> {
         let from_index = resumed(headers)?.or(from_index);
+        // While the log is replayed there is no history to begin in.
+        self.reach(View { consistency: Consistency::Stale, min_index: 0 }, deadline).await?;
         // Looked at before the watcher begins: what comes in between is told and not skipped.
         let applied_index = self.store.load().applied_index;
         let last_index = self.handle.node().status().last_index.max(applied_index);
@@ -68,12 +79,12 @@ impl Api {
         let watcher = self.store.watch(from_index, Bytes::copy_from_slice(prefix));
         let watcher = watcher
             .map_err(|compacted| {
-                let message = format!("{compacted}; read the keys, then watch from there");
+                let message = format!("{compacted}; {READ_AGAIN}");
                 Fault::new(Kind::Compacted, message)
             })?
             .with_keep_alive(self.watch_keep_alive);
         let seen = from_index.map_or(applied_index, |from| from.saturating_sub(1));
-        let source = Source { watcher, seen, stop, telling: None };
+        let source = Source { watcher, store: self.store.clone(), seen, stop, telling: None };
         let first = keep_alive(seen, applied_index);
         Ok(answer::events(Feed { first: Some(first), next: Some(Box::pin(source.next())) }))
     }
@@ -117,6 +128,7 @@ impl Feed {
 /// Where events come from, and how far they have been told.
 struct Source {
     watcher: Watcher,
+    store: Store,
     /// Everything through it is told, or was not asked for. See V1.
     seen: u64,
     stop: Receiver<()>,
@@ -133,7 +145,7 @@ impl Source {
             let watched = tokio::select! {
                 // Its sender is dropped: either way there is nothing more to wait for.
                 _ = self.stop.changed() => {
-                    return (closed(Kind::ShuttingDown, "this member is stopping"), None);
+                    return (closed(Kind::ShuttingDown, STOPPING), None);
                 }
                 watched = self.watcher.next() => watched,
             };
@@ -146,12 +158,19 @@ impl Source {
                     self.seen = self.seen.max(applied_index);
                     return (keep_alive(self.seen, applied_index), Some(self));
                 }
-                Watched::Closed => {
-                    let message = "this watcher is behind what is kept; read the keys, then \
-                        watch again";
-                    return (closed(Kind::Compacted, message), None);
-                }
+                Watched::Closed => return (self.last_words(), None),
             }
+        }
+    }
+
+    /// Why there is no more: the history has gone on, or has come to its end.
+    fn last_words(&self) -> Bytes {
+        match self.store.watch(Some(self.watcher.next_index()), Bytes::new()) {
+            Err(compacted) => {
+                let message = format!("this watcher is too slow: {compacted}; {READ_AGAIN}");
+                closed(Kind::Compacted, &message)
+            }
+            Ok(_) => closed(Kind::ShuttingDown, STOPPING),
         }
     }
 }

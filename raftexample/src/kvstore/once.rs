@@ -19,7 +19,7 @@ use super::{Answer, Key, Response, TxnAnswer, TxnResult};
 /// megabytes. A part of the format: members that had another number would diverge.
 pub const MAX_KEYS: usize = 65_536;
 
-/// How many bytes the table may count, see [`Record::bytes`]: above what [`MAX_KEYS`] plain
+/// How many bytes the table may count, by the rule of its records: above what [`MAX_KEYS`] plain
 /// answers count, so that only the results of txns ever come up against it. A part of the format,
 /// as [`MAX_KEYS`] is.
 pub const MAX_BYTES: usize = 32 << 20;

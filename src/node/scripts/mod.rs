@@ -2,6 +2,8 @@
 //! where nothing happens that the script does not say.
 
 mod changes;
+mod leading;
+mod outcomes;
 mod reads;
 mod snapshots;
 mod writes;
@@ -121,6 +123,8 @@ struct Cluster {
     /// Who answers at a URL, for probes.
     answering: BTreeMap<String, ProbeResult>,
     cut: BTreeSet<u64>,
+    /// Forwards that a cut kept from being written.
+    unwritten: Vec<Attempt>,
     now: Instant,
     seed: u64,
 }
@@ -273,6 +277,7 @@ impl Cluster {
             answers: Answers::default(),
             answering: BTreeMap::new(),
             cut: BTreeSet::new(),
+            unwritten: Vec::new(),
             now: Instant::now(),
             seed,
             recipe: recipe.clone(),
@@ -320,11 +325,14 @@ impl Cluster {
         event: impl FnOnce(&mut Core, Instant, super::core::Send<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (network, cut, now) = (&mut self.network, &self.cut, self.now);
+        let unwritten = &mut self.unwritten;
         let member = self.members.get_mut(&id).unwrap();
         let send = &mut |to: u64, frame: Frame| {
             assert!(frame.payload_len() <= MAX_PAYLOAD, "a frame that the transport would drop");
             if !cut.contains(&id) && !cut.contains(&to) {
                 network.push_back((id, to, Wire::Frame(frame)));
+            } else if let Frame::Forward { .. } = frame {
+                unwritten.extend(frame.attempt());
             }
         };
         let result = event(&mut member.core, now, send)?;
@@ -519,6 +527,14 @@ impl Cluster {
         let pending = handle.read(consistency, 0, self.deadline()).unwrap();
         let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
         self.member(id).core.read(request);
+        pending
+    }
+
+    fn barrier(&mut self, id: u64) -> Pending<Outcome<()>> {
+        let (handle, requests) = self.request();
+        let pending = handle.barrier(self.deadline()).unwrap();
+        let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
+        self.member(id).core.propose(proposal);
         pending
     }
 

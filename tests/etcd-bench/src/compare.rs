@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::load::{self, Load};
 use crate::report::Line;
-use crate::round::{Failure, Round};
+use crate::round::{Failure, Operation, Round};
 use crate::{Args, endpoint, start_members};
 
 /// Measures both and prints a row per level, or two JSON lines with `--json`.
@@ -33,8 +33,8 @@ pub(crate) async fn run(args: &Args, raftexample: &Path) -> Result<(), Failure> 
             ours.push(measure_raftexample(args, raftexample, connections).await?);
             theirs.push(measure_etcd(args, connections).await?);
         }
-        let ours = Line::of_rounds("raftexample", connections, ours);
-        let theirs = Line::of_rounds("etcd", connections, theirs);
+        let ours = Line::of_rounds("raftexample", Operation::Put, connections, ours);
+        let theirs = Line::of_rounds("etcd", Operation::Put, connections, theirs);
         let ratio = ours.writes_per_second / theirs.writes_per_second;
         if args.json {
             ours.write_json(&mut out).and_then(|()| theirs.write_json(&mut out))
@@ -89,7 +89,7 @@ async fn measure_raftexample(
     }
     let line: Line = serde_json::from_slice(&printed).map_err(|error| failed(&error))?;
     Ok(Round {
-        writes_per_second: line.writes_per_second,
+        per_second: line.writes_per_second,
         p50_micros: line.p50_micros,
         p99_micros: line.p99_micros,
     })

@@ -107,7 +107,7 @@ async fn drive(client: Client, value: Vec<u8>, mut keys: Keys, recorder: &RefCel
         let answer = client.put(key, value.clone(), None).await;
         let now = Instant::now();
         let goes_on = match answer {
-            Ok(_) => recorder.borrow_mut().committed(sent, now),
+            Ok(_) => recorder.borrow_mut().succeeded(sent, now),
             Err(error) => recorder.borrow_mut().failed(now, || format!("put: {error}")),
         };
         if !goes_on {

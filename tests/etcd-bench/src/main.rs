@@ -28,7 +28,7 @@ use tokio::task::LocalSet;
 use load::Load;
 use members::{Members, Seat};
 use report::Line;
-use round::{Failure, Window};
+use round::{Failure, Operation, Window};
 
 /// Measure etcd's committed writes per second, alone or against raftexample.
 #[derive(Debug, Parser)]
@@ -124,7 +124,7 @@ async fn measure(args: &Args) -> Result<(), Failure> {
     let mut out = io::stdout();
     let unwritable = |error| Failure::new(format!("cannot print: {error}"));
     if !args.json {
-        report::write_heading(&mut out).map_err(unwritable)?;
+        report::write_heading(Operation::Put, &mut out).map_err(unwritable)?;
     }
     for &connections in &args.connections {
         let load = Load::of_args(args, connections);
@@ -135,7 +135,7 @@ async fn measure(args: &Args) -> Result<(), Failure> {
                 failure.with_tail(members.as_ref().map(Members::log_tails).unwrap_or_default())
             })?);
         }
-        let line = Line::of_rounds("etcd", connections, rounds);
+        let line = Line::of_rounds("etcd", Operation::Put, connections, rounds);
         if args.json { line.write_json(&mut out) } else { line.write_row(&mut out) }
             .map_err(unwritable)?;
     }

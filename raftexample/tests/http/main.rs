@@ -1,0 +1,16 @@
+//! The client port over real sockets, on a node that commits at once or does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod kv;
+mod leader;
+mod members;
+mod openapi;
+mod outcomes;
+mod overload;
+mod port;
+mod retries;
+mod root;
+mod server;
+mod txn;
+mod watch;
