@@ -56,7 +56,6 @@ impl History {
                 proportional: false,
                 retain_bytes: 4 << 10,
                 keep: 1,
-                ..SnapshotPolicy::default()
             },
             segment_bytes: 4 << 10,
             defect,
@@ -270,6 +269,7 @@ impl History {
 }
 
 /// Runs some histories, or the one that the environment names.
+#[expect(clippy::print_stderr, reason = "a history that fails must be repeatable")]
 fn run(defect: Option<Defect>) {
     let named = std::env::var(SEED).ok().map(|seed| seed.parse().expect(SEED));
     let histories = if named.is_some() { 1 } else { HISTORIES };
