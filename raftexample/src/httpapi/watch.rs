@@ -68,30 +68,24 @@ impl Api {
         let from_index = resumed(headers)?.or(from_index);
         // While the log is replayed there is no history to begin in.
         self.reach(View { consistency: Consistency::Stale, min_index: 0 }, deadline).await?;
-        let (applied_index, watcher) = loop {
-            // A watch from now on begins behind this version, whatever has been applied since: its
-            // first words name the index that it goes on from.
-            let applied_index = self.store.load().applied_index;
-            let from = from_index.unwrap_or(applied_index + 1);
-            let last_index = self.handle.node().status().last_index.max(applied_index);
-            if from > last_index.saturating_add(MAX_INDEX_AHEAD) {
-                return Err(Fault::malformed(format!(
-                    "the log ends at index {last_index}; nobody waits for more than \
-                     {MAX_INDEX_AHEAD} more"
-                )));
-            }
-            match self.store.watch(Some(from), Bytes::copy_from_slice(prefix)) {
-                Ok(watcher) => break (applied_index, watcher),
-                // A snapshot came in between. The next version is the one that it led to.
-                Err(_) if from_index.is_none() => tokio::task::yield_now().await,
-                Err(compacted) => {
-                    let message = format!("{compacted}; {READ_AGAIN}");
-                    return Err(Fault::new(Kind::Compacted, message));
-                }
-            }
-        };
-        let watcher = watcher.with_keep_alive(self.watch_keep_alive);
-        let seen = from_index.map_or(applied_index, |from| from.saturating_sub(1));
+        let applied_index = self.store.load().applied_index;
+        let last_index = self.handle.node().status().last_index.max(applied_index);
+        if from_index.is_some_and(|from| from > last_index.saturating_add(MAX_INDEX_AHEAD)) {
+            return Err(Fault::malformed(format!(
+                "the log ends at index {last_index}; nobody waits for more than {MAX_INDEX_AHEAD} more"
+            )));
+        }
+        let watcher = self.store.watch(from_index, Bytes::copy_from_slice(prefix));
+        let watcher = watcher
+            .map_err(|compacted| {
+                let message = format!("{compacted}; {READ_AGAIN}");
+                Fault::new(Kind::Compacted, message)
+            })?
+            .with_keep_alive(self.watch_keep_alive);
+        // Only the watcher knows where it begins: the store may have gone on meanwhile. A client
+        // that is told of another place would miss what came in between, or see it twice.
+        let seen = watcher.next_index().saturating_sub(1);
+        let applied_index = from_index.map_or(seen, |_| applied_index);
         let source = Source { watcher, store: self.store.clone(), seen, stop, telling: None };
         let first = keep_alive(seen, applied_index);
         Ok(answer::events(Feed { first: Some(first), next: Some(Box::pin(source.next())) }))
