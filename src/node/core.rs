@@ -1,53 +1,50 @@
 //! raft, its storage and everything that waits for them, stepped by hand: no thread, no clock,
 //! no socket. The loop in [`super`] feeds it; tests feed it too.
 //!
-//! Refuses to block and to act by the time of day; it only measures what it did. Messages leave through the `send` argument, in the
-//! order that durability allows (N2); commits leave through `outgoing`, in log order (N3).
+//! Refuses to block and to act by the time of day; it only measures what it did. Messages leave
+//! through the `send` argument, in the order that durability allows (N2); commits leave through
+//! `outgoing`, in log order (N3).
 
 mod changes;
+mod election;
+mod founding;
+mod publish;
+mod reading;
 mod show;
 mod snapshots;
 mod transfers;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{RawNode, ReadState, SoftState, StateRole};
 use slog::{Logger, debug, info, warn};
 use wal::fs::Fs;
 
 use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
+use self::election::ElectionTimer;
+use self::founding::Founding;
 pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
 pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
 use self::transfers::Transfers;
 use super::proposals::Proposals;
 use super::questions::Questions;
-use super::reads::{self, Reads};
-use crate::channel::{
-    AppliedCell, Captured, Commit, CommittedEntry, Entries, Proposal, ReadRequest, Refusal, Restore,
-};
+use super::reads::Reads;
+use crate::channel::{AppliedCell, Captured, Commit, Proposal, ReadRequest, Refusal, Restore};
 use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
 use crate::membership::Book;
 use crate::metrics::Metrics;
 use crate::status::Role;
-use crate::storage::{ENTRY_OVERHEAD, Storage, weight};
+use crate::storage::{ENTRY_OVERHEAD, Storage};
 use crate::transport::{Frame, VerdictKind};
 use crate::vet::{self, vet};
 use crate::{Config, Error};
-
-/// Committed entries that wait for room on the commit channel, in bytes. What does not fit is
-/// read from the log again when there is room: enough to keep a consumer busy while that happens.
-const OUTGOING_BYTES: u64 = 8 << 20;
-
-/// One item on the commit channel holds about this many bytes, so that a consumer shows its
-/// progress often and the channel's few places bound its memory.
-const ITEM_BYTES: u64 = 1 << 20;
 
 /// One message to raft proposes at most this much: what one append carries.
 const PROPOSE_BYTES: u64 = MAX_SIZE_PER_MESSAGE;
@@ -386,38 +383,6 @@ impl Core {
         Ok(Ok(()))
     }
 
-    /// Another member asks what a leader has committed. See [`Questions`].
-    fn take_question(&mut self, question: Message) {
-        let raft = &self.raw.raft;
-        let term = raft.term;
-        if !raft.commit_to_current_term() {
-            self.questions.hold(term, question);
-            return;
-        }
-        let context = question.entries.first().and_then(|entry| Key::decode(&entry.data));
-        let admitted = context.is_some_and(|key| self.questions.admit(term, question.from, key));
-        #[cfg(any(test, feature = "defects"))]
-        let admitted = admitted || self.reads.defect == Some(crate::Defect::ReusedContexts);
-        if !admitted {
-            self.count_drop("a read's context that is not new", &question);
-            return;
-        }
-        let before = self.reads_taken();
-        let from = question.from;
-        if let Err(error) = self.raw.step(question) {
-            debug!(self.logger, "raft refused a question"; "from" => from, "error" => %error);
-        } else if self.reads_taken() == before {
-            self.metrics.dropped("a read that raft dropped");
-        }
-    }
-
-    /// Grows whenever raft takes a question in, whatever it does with it: it queues one, answers
-    /// it at once, or passes it to the leader.
-    fn reads_taken(&self) -> usize {
-        let raft = &self.raw.raft;
-        raft.pending_read_count() + raft.ready_read_count() + raft.msgs.len()
-    }
-
     fn count_drop(&mut self, reason: &'static str, message: &Message) {
         self.metrics.dropped(reason);
         let count = self.dropped.entry(reason).or_default();
@@ -577,51 +542,6 @@ impl Core {
         send(to, Frame::Verdict { key, refusal, term, leader });
     }
 
-    fn advance_reads(&mut self) {
-        let raft = &self.raw.raft;
-        let view = reads::View {
-            leads: raft.state == StateRole::Leader,
-            leader_known: raft.leader_id != raft::INVALID_ID,
-            leader_id: raft.leader_id,
-            term: raft.term,
-            commit: raft.raft_log.committed,
-            committed_in_term: raft.commit_to_current_term(),
-        };
-        if view.leads && view.committed_in_term && self.questions.has_held() {
-            for question in self.questions.take_held(view.term) {
-                self.take_question(question);
-            }
-        }
-        if let Some(context) = self.reads.advance(view, self.ticks) {
-            let before = self.reads_taken();
-            self.raw.read_index(context.encode().to_vec());
-            if self.reads_taken() == before {
-                self.reads.round_dropped(self.ticks);
-            }
-        }
-    }
-
-    /// Answers the reads and barriers that the consumer's progress satisfies, and asks to be woken
-    /// by it when some are left.
-    fn check_applied(&mut self) {
-        use std::sync::atomic::Ordering::SeqCst;
-        for _ in 0..2 {
-            let applied = self.applied.index.load(SeqCst);
-            assert!(
-                applied <= self.published,
-                "N1: the consumer reports {applied} as applied, but was given {}",
-                self.published
-            );
-            self.reads.applied(applied);
-            self.proposals.applied(applied);
-            if !self.reads.await_applied() && !self.proposals.await_applied() {
-                return;
-            }
-            // Looked at once more, for a report between the load and this store.
-            self.applied.awaited.store(true, SeqCst);
-        }
-    }
-
     /// Handles everything that raft has ready, in the one order that loses nothing:
     ///
     /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
@@ -712,10 +632,6 @@ impl Core {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.outgoing_bytes < OUTGOING_BYTES
-    }
-
     /// raft has nothing new but committed entries, for which there is no room.
     fn only_committed_is_new(&self) -> bool {
         let raft = &self.raw.raft;
@@ -725,113 +641,6 @@ impl Core {
             && raft.soft_state() == self.last_soft
             && raft.hard_state() == self.last_hard
             && raft.snap().is_none()
-    }
-
-    /// Queues committed entries for the consumer, as far as there is room. What does not fit is
-    /// forgotten here and read from the log when there is room again.
-    fn publish(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
-        for entry in entries {
-            if entry.index <= self.published {
-                continue;
-            }
-            if entry.index != self.published + 1 || !self.has_room() {
-                break;
-            }
-            if entry.term < self.published_term {
-                return Err(Error::Invariant(format!(
-                    "N3: term falls from {} to {} at index {}",
-                    self.published_term, entry.term, entry.index
-                )));
-            }
-            self.proposals.supersede(entry.term, self.ticks);
-            self.changes.supersede(entry.term, self.ticks);
-            let (index, term) = (entry.index, entry.term);
-            let bytes = weight(&entry);
-            self.snapshots.published(bytes);
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                self.push_outgoing(index, term, None, bytes);
-                (self.published, self.published_term) = (index, term);
-                self.publish_change(&entry);
-                self.acknowledge_published();
-                continue;
-            }
-            let item = match Key::decode(&entry.context) {
-                Some(key) if entry.data.is_empty() => {
-                    self.proposals.land_barrier(key, index, term);
-                    None
-                }
-                key => key.map(|key| {
-                    let waiter = self.proposals.land(key);
-                    CommittedEntry { index, term, data: entry.data, waiter }
-                }),
-            };
-            self.push_outgoing(index, term, item, bytes);
-            (self.published, self.published_term) = (index, term);
-        }
-        Ok(())
-    }
-
-    fn push_outgoing(
-        &mut self,
-        last_index: u64,
-        last_term: u64,
-        item: Option<CommittedEntry>,
-        bytes: u64,
-    ) {
-        self.outgoing_bytes += bytes;
-        if let Some(Commit::Entries(last)) = self.outgoing.back_mut()
-            && last.bytes < ITEM_BYTES
-        {
-            assert_eq!(last.last_index + 1, last_index, "N3: published ranges touch");
-            (last.last_index, last.last_term) = (last_index, last_term);
-            last.bytes += bytes;
-            last.items.extend(item);
-            return;
-        }
-        let items = Vec::from_iter(item);
-        self.outgoing.push_back(Commit::Entries(Entries { last_index, last_term, items, bytes }));
-    }
-
-    /// The next item for the consumer.
-    pub(crate) fn next_commit(&mut self) -> Option<Commit> {
-        let commit = self.outgoing.pop_front()?;
-        if let Commit::Entries(entries) = &commit {
-            self.outgoing_bytes -= entries.bytes;
-        }
-        Some(commit)
-    }
-
-    /// Takes back an item that the channel had no room for.
-    pub(crate) fn return_commit(&mut self, commit: Commit) {
-        if let Commit::Entries(entries) = &commit {
-            self.outgoing_bytes += entries.bytes;
-        }
-        self.outgoing.push_front(commit);
-    }
-
-    pub(crate) fn has_commits(&self) -> bool {
-        !self.outgoing.is_empty()
-    }
-
-    /// Publishes what raft handed out while there was no room, from the log.
-    ///
-    /// # Errors
-    ///
-    /// A failed read.
-    pub(crate) fn publish_missed(&mut self) -> Result<(), Error> {
-        while self.published < self.handed && self.has_room() {
-            let (low, high) = (self.published + 1, self.handed + 1);
-            let entries = self.raw.store().read(low, high, MAX_COMMITTED_BYTES)?;
-            self.publish(entries)?;
-        }
-        self.acknowledge_published();
-        Ok(())
-    }
-
-    fn acknowledge_published(&mut self) {
-        if self.published > self.raw.raft.raft_log.applied() {
-            self.raw.advance_apply_to(self.published);
-        }
     }
 
     /// No new work is taken: proposals that were never given to a leader are refused, and reads
@@ -887,79 +696,11 @@ impl Core {
     }
 }
 
-/// A founder with a fresh data directory cannot know whether it is one for the first time, or has
-/// lost what it acknowledged. Until all other founders have had their say, or a majority has and
-/// the rest had two election timeouts for it, it does nothing that counts: it neither votes, nor
-/// acknowledges, nor campaigns. One that was here before is refused by those who knew it.
-struct Founding {
-    met: BTreeSet<u64>,
-    /// The tick at which these were a majority: the rest has two election timeouts from then on.
-    majority_at: Option<u64>,
-}
-
-impl Founding {
-    fn needed(id: u64, storage: &Storage, book: &Book) -> Option<Self> {
-        let hard = storage.hard_state();
-        let is_fresh = storage.wal().last_index() == 1 && (hard.term, hard.vote) == (1, 0);
-        let alone = book.voters().eq([id]);
-        (is_fresh && !alone && book.voters().any(|voter| voter == id))
-            .then(|| Self { met: BTreeSet::from([id]), majority_at: None })
-    }
-
-    fn is_over(&mut self, book: &Book, ticks: u64, election_ticks: u64) -> bool {
-        // Members that took the place of founders count as well: this one may come so late that
-        // none of the others is left, and they hand on whom they have met.
-        if self.met.len() > book.voters().count() / 2 {
-            self.majority_at.get_or_insert(ticks);
-        }
-        let all = book.voters().all(|id| self.met.contains(&id));
-        all || self.majority_at.is_some_and(|since| ticks >= since + 2 * election_ticks)
-    }
-}
-
 pub(crate) fn role_of(state: StateRole) -> Role {
     match state {
         StateRole::Follower => Role::Follower,
         StateRole::PreCandidate => Role::PreCandidate,
         StateRole::Candidate => Role::Candidate,
         StateRole::Leader => Role::Leader,
-    }
-}
-
-/// Draws an election timeout, in ticks, for each term, role and failed attempt.
-struct ElectionTimer {
-    state: u64,
-    election_tick: usize,
-    drawn_for: Option<(u64, StateRole)>,
-    timeout: usize,
-}
-
-impl ElectionTimer {
-    fn new(seed: u64, election_tick: usize) -> Self {
-        Self { state: seed, election_tick, drawn_for: None, timeout: election_tick + 1 }
-    }
-
-    /// The last timeout was used up: the next attempt draws another.
-    fn fired(&mut self) {
-        self.drawn_for = None;
-    }
-
-    fn timeout(&mut self, term: u64, role: StateRole) -> usize {
-        if self.drawn_for != Some((term, role)) {
-            self.drawn_for = Some((term, role));
-            let spread = (self.election_tick / 2 - 1).max(1) as u64;
-            let extra = usize::try_from(self.draw() % spread).unwrap_or(0);
-            self.timeout = self.election_tick + 1 + extra;
-        }
-        self.timeout
-    }
-
-    /// SplitMix64: small, seedable, and good enough to spread elections.
-    fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }

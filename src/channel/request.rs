@@ -1,0 +1,234 @@
+//! What travels from a handle to the loop, each with the way back for its one answer.
+
+use std::any::{Any, type_name};
+use std::convert::Infallible;
+use std::fmt;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::admission::Permit;
+use super::outcome::{
+    Consistency, Outcome, Read, Refusal, SnapshotTaken, Transferred, Unknown, Verified,
+};
+use crate::membership::{Change, ChangeOptions, Changed};
+
+/// What the node's loop receives from a [`Handle`].
+pub(crate) enum Request {
+    Propose(Proposal),
+    Read(ReadRequest),
+    Change(ChangeRequest),
+    Snapshot(SnapshotWish),
+    Transfer(TransferRequest),
+    Shutdown,
+}
+
+/// Leadership is to be handed over.
+pub(crate) struct TransferRequest {
+    pub(crate) to: Option<u64>,
+    pub(crate) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Transferred>,
+    pub(super) permit: Permit,
+}
+
+impl TransferRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, transferred: Transferred) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        reply.send(transferred).ok();
+    }
+}
+
+/// A membership change on its way to the leader.
+pub(crate) struct ChangeRequest {
+    pub(crate) change: Change,
+    pub(crate) options: ChangeOptions,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Changed>,
+    pub(crate) permit: Permit,
+}
+
+impl ChangeRequest {
+    /// Answers the call; nobody may be listening any more.
+    pub(crate) fn answer(self, changed: Changed) {
+        let Self { reply, permit, .. } = self;
+        permit.metrics().change(&changed);
+        // Whoever has the answer finds the place free.
+        drop(permit);
+        // The caller may have given up waiting: then the answer has nowhere to go.
+        reply.send(changed).ok();
+    }
+}
+
+/// Somebody wants a snapshot of everything that is applied now.
+pub(crate) struct SnapshotWish {
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<SnapshotTaken>,
+    pub(crate) _permit: Permit,
+}
+
+impl SnapshotWish {
+    /// Answers the wish; nobody may be listening any more.
+    pub(crate) fn answer(self, taken: SnapshotTaken) {
+        // Whoever wished may have given up waiting: then the answer has nowhere to go.
+        self.reply.send(taken).ok();
+    }
+}
+
+/// A command on its way into the log.
+pub(crate) struct Proposal {
+    pub(crate) data: Bytes,
+    pub(crate) deadline: Instant,
+    pub(crate) waiter: Waiter,
+}
+
+#[cfg(any(test, feature = "defects"))]
+impl Proposal {
+    /// It was just given to raft; if that is the defect, its proposer is told now.
+    pub(crate) fn spoil(mut self, defect: Option<crate::Defect>) -> Self {
+        if defect == Some(crate::Defect::AckAtAppend) {
+            self.waiter.end(Outcome::Unknown(Unknown::Appended));
+        }
+        self
+    }
+}
+
+/// A read on its way to an index, or a question on its way to a quorum.
+pub(crate) struct ReadRequest {
+    pub(crate) purpose: Purpose,
+    pub(crate) min_index: u64,
+    pub(crate) deadline: Instant,
+    pub(super) reply: ReadReply,
+    pub(super) permit: Permit,
+}
+
+/// What is wanted to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// When the state may be read.
+    Read(Consistency),
+    /// Whether this member leads, by a quorum's word.
+    Verify,
+}
+
+pub(super) enum ReadReply {
+    Read(oneshot::Sender<Read>),
+    Verified(oneshot::Sender<Verified>),
+}
+
+impl ReadRequest {
+    /// Whether a quorum has to be asked.
+    pub(crate) fn needs_round(&self) -> bool {
+        matches!(self.purpose, Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
+    }
+
+    /// The state may be read: it holds everything through `index`.
+    pub(crate) fn ready(self, index: u64) {
+        let Self { reply, permit, .. } = self;
+        if let ReadReply::Read(reply) = reply {
+            Self::send(reply, permit, Read::Ready { index });
+        }
+    }
+
+    /// A quorum has confirmed that this member leads `term`.
+    pub(crate) fn verified(self, term: u64) {
+        let Self { reply, permit, .. } = self;
+        drop(permit);
+        if let ReadReply::Verified(reply) = reply {
+            // Who asked may have given up waiting: then the answer has nowhere to go.
+            reply.send(Verified::Leads { term }).ok();
+        }
+    }
+
+    /// It cannot be answered.
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let Self { reply, permit, .. } = self;
+        match reply {
+            ReadReply::Read(reply) => Self::send(reply, permit, Read::Refused(refusal)),
+            ReadReply::Verified(reply) => {
+                drop(permit);
+                // As above.
+                reply.send(Verified::Refused(refusal)).ok();
+            }
+        }
+    }
+
+    fn send(reply: oneshot::Sender<Read>, permit: Permit, read: Read) {
+        permit.metrics().read(&read);
+        drop(permit);
+        // The reader may have given up waiting: then the answer has nowhere to go.
+        reply.send(read).ok();
+    }
+}
+
+/// The sending end of a proposer's [`Pending`], whatever type of response it waits for.
+pub(super) trait Reply: Any + Send {
+    /// Ends the proposal without a response.
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>);
+}
+
+impl<R: Send + 'static> Reply for oneshot::Sender<Outcome<R>> {
+    fn end(self: Box<Self>, outcome: Outcome<Infallible>) {
+        let outcome = match outcome {
+            Outcome::Applied { response, .. } => match response {},
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(unknown) => Outcome::Unknown(unknown),
+        };
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        self.send(outcome).ok();
+    }
+}
+
+/// Whoever holds it owes its proposer an [`Outcome`]; dropping it answers
+/// [`Unknown::Stopped`].
+pub(crate) struct Waiter {
+    /// `None` once it is used.
+    pub(super) reply: Option<(Box<dyn Reply>, Permit)>,
+}
+
+impl Waiter {
+    /// Tells the proposer that its command is not applied, or that nobody knows; nobody may be
+    /// listening any more.
+    pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome<Infallible>) {
+        let Some((reply, permit)) = self.reply.take() else { return };
+        permit.metrics().proposal(&outcome);
+        // Whoever has the answer finds the place free.
+        drop(permit);
+        reply.end(outcome);
+    }
+
+    /// See C3.
+    pub(crate) fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
+        let Some((reply, permit)) = self.reply.take() else { return };
+        let reply: Box<dyn Any> = reply;
+        let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
+            panic!(
+                "C3: the proposer of index {index} waits for a response of another type than {}",
+                type_name::<R>()
+            )
+        });
+        let outcome = Outcome::Applied { index, term, response };
+        permit.metrics().proposal(&outcome);
+        drop(permit);
+        // The proposer may have given up waiting: then the answer has nowhere to go.
+        reply.send(outcome).ok();
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Waiter").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.end(Outcome::Unknown(Unknown::Stopped));
+    }
+}
