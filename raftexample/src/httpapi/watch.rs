@@ -68,7 +68,6 @@ impl Api {
         let from_index = resumed(headers)?.or(from_index);
         // While the log is replayed there is no history to begin in.
         self.reach(View { consistency: Consistency::Stale, min_index: 0 }, deadline).await?;
-        // Looked at before the watcher begins: what comes in between is told and not skipped.
         let applied_index = self.store.load().applied_index;
         let last_index = self.handle.node().status().last_index.max(applied_index);
         if from_index.is_some_and(|from| from > last_index.saturating_add(MAX_INDEX_AHEAD)) {
@@ -83,7 +82,10 @@ impl Api {
                 Fault::new(Kind::Compacted, message)
             })?
             .with_keep_alive(self.watch_keep_alive);
-        let seen = from_index.map_or(applied_index, |from| from.saturating_sub(1));
+        // The watcher alone says where it begins: the store may have gone on since any other look
+        // at it, and what came in between would be left out, or told behind its own id (V1).
+        let seen = watcher.next_index().saturating_sub(1);
+        let applied_index = self.store.load().applied_index;
         let source = Source { watcher, store: self.store.clone(), seen, stop, telling: None };
         let first = keep_alive(seen, applied_index);
         Ok(answer::events(Feed { first: Some(first), next: Some(Box::pin(source.next())) }))
