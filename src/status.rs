@@ -168,8 +168,11 @@ impl Shared {
             last_turn_ms: AtomicU64::new(0),
             shutdown: AtomicBool::new(false),
             leaders: Leaders::new(status.leadership()),
+            pending: Pending {
+                last_index: AtomicU64::new(status.last_index),
+                ..Pending::default()
+            },
             status: Mutex::new(status),
-            pending: Pending::default(),
         }
     }
 
@@ -212,5 +215,18 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
         // A poisoned lock means that a reader panicked while copying: the value is whole.
         self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever asks a member that has just started for an index of its long log must wait for it,
+    /// and not hear that there can be no such index.
+    #[test]
+    fn the_log_is_known_before_the_first_turn() {
+        let shared = Shared::new(Status { last_index: 7, ..Status::default() });
+        assert_eq!(shared.pending.last_index.load(Ordering::Relaxed), 7);
     }
 }

@@ -850,17 +850,22 @@ impl Core {
 
     /// Asks a voter to lead, if this member does: the one that is wanted, or else the one that
     /// knows most of the log. None when there is nobody.
+    ///
+    /// Who is alive is counted here: raft forgets whom it has heard at each of its own checks for
+    /// a quorum, and puts the next check off when it begins to hand over (raft.rs:1924). Believed,
+    /// it would find nobody to lead for a moment, and a leader that nobody follows could be kept
+    /// by whoever asks it often enough.
     pub(crate) fn hand_over(&mut self, to: Option<u64>) -> Option<u64> {
         if !self.leads() {
             return None;
         }
+        let live = self.live();
         let progress = self.raw.raft.prs();
         let candidate = (self.book.voters().filter(|id| *id != self.id))
-            .filter(|id| to.is_none_or(|to| *id == to))
-            .filter_map(|id| progress.get(id).map(|p| (p.recent_active, p.matched, id)))
-            .filter(|(active, _, _)| *active)
+            .filter(|id| to.is_none_or(|to| *id == to) && live.contains(id))
+            .filter_map(|id| progress.get(id).map(|progress| (progress.matched, id)))
             .max();
-        let (_, _, id) = candidate?;
+        let (_, id) = candidate?;
         self.raw.transfer_leader(id);
         Some(id)
     }

@@ -171,6 +171,8 @@ impl Node {
             cluster_id: identity.cluster,
             book: latest,
             client_urls: [(config.id, config.client_url.clone())].into(),
+            // Before the first turn somebody may ask for an index that the log has.
+            last_index: storage.wal().last_index(),
             ..Status::default()
         };
         let shared = Arc::new(Shared::new(status));

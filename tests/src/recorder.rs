@@ -28,6 +28,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_millis(1_200);
 /// How long a member may take to answer again once nothing is wrong any more.
 const FINAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The number of the client that reads everything on the first member at the end.
+const FIRST_READER: usize = 1_000;
+
 /// The flags for members that are asked like this.
 pub const MEMBER_FLAGS: [&str; 2] = ["--request-timeout", "800ms"];
 
@@ -94,12 +97,11 @@ impl Recorder {
         let mut keys: Vec<_> = history.iter().map(|op| op.key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let n_clients = addresses.len() * 1_000;
         let shared = Shared { begin, n_ops: AtomicU64::new(0) };
         let last: Vec<_> = thread::scope(|scope| {
             let read = |(member, &address): (usize, &SocketAddr)| {
                 let (keys, shared) = (&keys, &shared);
-                scope.spawn(move || read_all(n_clients + member, member, address, keys, shared))
+                scope.spawn(move || read_all(member, address, keys, shared))
             };
             let readers: Vec<_> = addresses.iter().enumerate().map(read).collect();
             readers.into_iter().flat_map(|reader| reader.join().expect("all can be read")).collect()
@@ -109,13 +111,8 @@ impl Recorder {
     }
 }
 
-fn read_all(
-    number: usize,
-    member: usize,
-    address: SocketAddr,
-    keys: &[String],
-    shared: &Shared,
-) -> Vec<Op> {
+fn read_all(member: usize, address: SocketAddr, keys: &[String], shared: &Shared) -> Vec<Op> {
+    let client = FIRST_READER + member;
     let mut http = Client::new(address);
     let deadline = Instant::now() + FINAL_TIMEOUT;
     let mut ops = Vec::new();
@@ -126,7 +123,7 @@ fn read_all(
             let end = end(Action::Get, &answer, shared);
             if matches!(end, End::Answered { .. }) {
                 let (key, action) = (key.clone(), Action::Get);
-                ops.push(Op { client: number, member, key, action, call, end });
+                ops.push(Op { client, member, key, action, call, end });
                 break;
             }
             assert!(Instant::now() < deadline, "GET {key} at member {}: {answer:?}", member + 1);

@@ -82,10 +82,10 @@ impl Api {
                 Fault::new(Kind::Compacted, message)
             })?
             .with_keep_alive(self.watch_keep_alive);
-        // The watcher alone says where it begins: the store may have gone on since any other look
-        // at it, and what came in between would be left out, or told behind its own id (V1).
+        // Only the watcher knows where it begins: the store may have gone on meanwhile. A client
+        // that is told of another place would miss what came in between, or see it twice.
         let seen = watcher.next_index().saturating_sub(1);
-        let applied_index = self.store.load().applied_index;
+        let applied_index = from_index.map_or(seen, |_| applied_index);
         let source = Source { watcher, store: self.store.clone(), seen, stop, telling: None };
         let first = keep_alive(seen, applied_index);
         Ok(answer::events(Feed { first: Some(first), next: Some(Box::pin(source.next())) }))

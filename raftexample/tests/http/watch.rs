@@ -354,3 +354,30 @@ fn stopping_ends_watches() {
     assert_eq!(watch.next(), None);
     assert!(watch.client.is_closed());
 }
+
+/// A watch from now on says where it begins, and begins there, while others write: what is applied
+/// between the two would be neither in what its client read before nor in its events.
+#[test]
+fn a_watch_begins_where_it_says() {
+    let port = Port::open();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        let mut writer = port.connect();
+        let stop = &stop;
+        scope.spawn(move || {
+            while !stop.load(ordering) {
+                assert!([204, 503].contains(&writer.ask("PUT", "/k?ack=none", b"").status));
+            }
+        });
+        let gaps = (0..2_000).filter_map(|_| {
+            let mut watch = Watch::open(&port, "", &[]);
+            let begin = watch.next().unwrap().id.unwrap();
+            let first = watch.next_change().id.unwrap();
+            (first != begin + 1).then_some((begin, first))
+        });
+        let gaps: Vec<_> = gaps.collect();
+        stop.store(true, ordering);
+        assert_eq!(gaps, [], "(begins behind, first event)");
+    });
+}

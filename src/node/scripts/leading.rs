@@ -201,3 +201,38 @@ fn a_broken_line_to_the_leader_asks_again() {
     cluster.settle();
     assert!(matches!(read.try_wait(), Some(Read::Ready { .. })));
 }
+
+/// raft looks for its quorum once in an election timeout, and forgets then whom it has heard. A
+/// hand-over that is asked for in that moment must not find that nobody could lead.
+#[test]
+fn a_hand_over_finds_somebody_at_any_tick() {
+    for after in 97..=103 {
+        let mut cluster = Cluster::new(&[1, 2, 3], 31);
+        let leader = cluster.elect();
+        cluster.ticks(after);
+        // Its heartbeats of this tick are on their way.
+        cluster.now += Duration::from_millis(10);
+        cluster.turn(leader, true).unwrap();
+        let mut pending = cluster.transfer(leader, None);
+        cluster.turn(leader, false).unwrap();
+        assert_eq!(transferred(&mut pending), None, "{after} ticks after the election");
+        cluster.ticks(50);
+        assert!(matches!(transferred(&mut pending), Some(Ok(_))));
+    }
+}
+
+/// Each hand-over that begins puts raft's check for a quorum off. Whoever asks for them again and
+/// again must not keep a leader that nobody follows.
+#[test]
+fn hand_overs_keep_no_leader_that_nobody_follows() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 32);
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    cluster.cut.insert(leader);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    for n in 0..400 {
+        drop(cluster.transfer(leader, Some(others[n % 2])));
+        cluster.tick();
+    }
+    assert!(!cluster.member(leader).core.leads());
+}

@@ -1,6 +1,7 @@
 //! Scripts over stepped cores: members, their disks and the network between them in one thread,
 //! where nothing happens that the script does not say.
 
+mod chance;
 mod changes;
 mod leading;
 mod outcomes;
@@ -412,6 +413,9 @@ impl Cluster {
 
     /// What the transport says of what did not arrive.
     fn lost(&mut self, from: u64, to: u64, wire: Wire) {
+        if let (Wire::SnapshotReport(_), Some(asker)) = (&wire, self.members.get_mut(&to)) {
+            asker.core.snapshot_reported(from, &Err("cut".into())).unwrap();
+        }
         let Some(sender) = self.members.get_mut(&from) else { return };
         match wire {
             Wire::Snapshot(..) => {

@@ -341,3 +341,24 @@ fn what_an_ending_loop_never_took_is_answered() {
     let outcome = pending.wait_timeout(Duration::ZERO);
     assert!(matches!(outcome, Some(Outcome::Unknown(Unknown::Stopped))), "{outcome:?}");
 }
+
+/// What the page on guarantees says of a crash: the commit index is written with the next sync, so
+/// that a member that crashes may know of less than it showed. It shows that much and no more until
+/// it hears of the others, and loses nothing.
+#[test]
+fn a_crashed_member_may_know_of_less_than_it_showed() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 33);
+    let leader = cluster.elect();
+    cluster.write(leader, 3);
+    cluster.tick();
+    let follower = cluster.follower();
+    let shown = cluster.member(follower).last_index;
+    cluster.cut.insert(follower);
+    cluster.crash(follower);
+    cluster.turn(follower, false).unwrap();
+    assert!(cluster.member(follower).last_index < shown);
+    cluster.cut.clear();
+    cluster.ticks(300);
+    assert!(cluster.member(follower).last_index >= shown);
+    cluster.assert_same_logs();
+}

@@ -152,7 +152,7 @@ fn blame(key: &str, ops: &[&Op], limit: Duration) -> Violation {
     let offending = (ops.iter().find(|op| op.answered_at() == Some(moment)))
         .map(|op| (*op).clone())
         .expect("somebody's end is at this moment");
-    let before = until(ops, moment - 1);
+    let before = until(ops, moment.saturating_sub(1));
     let mut explained = match explain_all(&before, State::ABSENT, limit) {
         Found::Order(order) => order.into_iter().map(|number| before[number].clone()).collect(),
         Found::Nothing | Found::TimedOut => Vec::new(),
