@@ -74,6 +74,11 @@ impl RequestBody {
         self.incoming.size_hint().exact()
     }
 
+    /// Whether its sender still waits to be asked for it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.held_back && !self.incoming.is_end_stream()
+    }
+
     /// Makes sure that up to `limit` bytes can be read, and counts them.
     pub(super) fn admit<'a>(&self, limit: u64, budget: &'a BodyBudget) -> Result<Share<'a>, Fault> {
         match self.announced() {

@@ -33,7 +33,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use raftnode::SnapshotTaken;
 use serde::Serialize;
@@ -106,13 +106,19 @@ impl Api {
         if answered.as_ref().is_err_and(Fault::closes) {
             discarded = u64::MAX;
         }
+        let refused_unseen = body.is_held_back();
         body.discard(discarded);
-        let answer = answered.unwrap_or_else(|fault| {
+        let mut answer = answered.unwrap_or_else(|fault| {
             if fault.is_overload() {
                 line.refused(start);
             }
             fault.answer(|| self.handle.node().status())
         });
+        if refused_unseen {
+            // Whether that body still comes only its sender knows: nothing behind it can be read,
+            // and a request that is sent into a closing connection has no known outcome.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.answered(name, answer.status(), start.elapsed());
         answer
     }

@@ -1,11 +1,12 @@
 //! The published description of the client port, and what the port really has.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
-use raftexample::httpapi::{Kind, OPENAPI, PATTERNS};
+use raftexample::httpapi::{Kind, OPENAPI, PATTERNS, Pattern};
 use saphyr::{LoadableYamlNode, Yaml};
 
-use crate::port::{Options, Port};
+use crate::port::{Options, Port, Reply};
 
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "head", "options", "trace"];
 
@@ -21,6 +22,60 @@ fn entries<'a>(yaml: &'a Yaml<'_>) -> impl Iterator<Item = (&'a str, &'a Yaml<'a
 
 fn items<'a>(yaml: &'a Yaml<'_>) -> impl Iterator<Item = &'a Yaml<'a>> {
     yaml.as_sequence().unwrap().iter()
+}
+
+/// The operation that a request is described as; `None` when there is none.
+fn operation(
+    description: &'static Yaml<'static>,
+    method: &str,
+    path: &str,
+) -> Option<&'static Yaml<'static>> {
+    let fits = |pattern: &str| match pattern.split_once('{') {
+        Some(("/", _)) => path.starts_with('/') && !path.starts_with("/_"),
+        Some((prefix, _)) => path.starts_with(prefix),
+        None => path == pattern,
+    };
+    let item = |pattern: &Pattern| {
+        description["paths"].as_mapping_get(pattern.path)?.as_mapping_get(&method.to_lowercase())
+    };
+    PATTERNS.iter().filter(|pattern| fits(pattern.path)).find_map(item)
+}
+
+/// Every answer that a test of this port sees has a status and headers which are described. What
+/// no operation describes is 404 or 405, and too many connections are too many for all.
+pub(crate) fn assert_described(method: &str, target: &str, reply: &Reply) {
+    static DESCRIPTION: OnceLock<Yaml<'static>> = OnceLock::new();
+    let description = DESCRIPTION.get_or_init(description);
+    // In absolute form the host is passed over.
+    let path =
+        target.split_once("://").map_or(target, |(_, rest)| &rest[rest.find('/').unwrap_or(0)..]);
+    let path = path.split('?').next().unwrap_or_default();
+    let Some(operation) = operation(description, method, path) else {
+        assert!(matches!(reply.status, 400 | 404 | 405), "{method} {target}: {reply:?}");
+        return;
+    };
+    let crowded = String::from_utf8_lossy(&reply.body).contains("open connections");
+    // Only a fake node finds a command without a value too large.
+    let fake = reply.status == 413 && ["GET", "DELETE"].contains(&method);
+    if crowded || fake {
+        return;
+    }
+    let status = reply.status.to_string();
+    let response = operation["responses"].as_mapping_get(&status);
+    let response = response.unwrap_or_else(|| panic!("{method} {target}: {status} undescribed"));
+    let response = match response.as_mapping_get("$ref") {
+        Some(reference) => {
+            let name = reference.as_str().unwrap().rsplit('/').next().unwrap();
+            &description["components"]["responses"][name]
+        }
+        None => response,
+    };
+    let headers = response.as_mapping_get("headers");
+    let described = |name: &str| headers.is_some_and(|h| h.as_mapping_get(name).is_some());
+    for (name, _) in &reply.headers {
+        let ours = name.starts_with("X-Raft-") || name == "Retry-After";
+        assert!(!ours || described(name), "{method} {target}: {status} with {name} undescribed");
+    }
 }
 
 /// What is described is there, and what is there is described: a route in one and not in the

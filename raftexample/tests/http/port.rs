@@ -152,7 +152,9 @@ impl Client {
         request.extend(b"\r\n");
         request.extend(body);
         self.send(&request);
-        self.reply(method != "HEAD")
+        let reply = self.reply(method != "HEAD");
+        crate::openapi::assert_described(method, target, &reply);
+        reply
     }
 
     /// Reads one answer.

@@ -63,6 +63,38 @@ fn too_large_a_length_is_refused_before_the_body() {
     assert!(client.is_closed());
 }
 
+/// Found by review: an answer to a body that nobody asked for ended the connection without saying
+/// so, and the client's next request, on its way already, was lost without an outcome.
+#[test]
+fn a_body_that_is_not_asked_for_ends_the_connection_aloud() {
+    let port = Port::open();
+    for (line, status) in [
+        ("PUT /v?cas=1", 400),
+        ("PUT /_nope", 404),
+        ("PATCH /v", 405),
+        ("GET /v", 404),
+        ("DELETE /_kv/v", 404),
+    ] {
+        let mut client = port.connect();
+        client.send(format!("{line} HTTP/1.1\r\nContent-Length: 3\r\n").as_bytes());
+        client.send(b"Expect: 100-continue\r\n\r\n");
+        let reply = client.reply(true);
+        assert_eq!((reply.status, reply.header("Connection")), (status, Some("close")), "{line}");
+        assert!(client.is_closed(), "{line}");
+    }
+    let mut client = port.connect();
+    for _ in 0..2 {
+        client.send(b"PUT /v HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!(client.reply(false).status, 100);
+        client.send(b"v");
+        let reply = client.reply(true);
+        assert_eq!((reply.status, reply.header("Connection")), (204, None));
+    }
+    // Nothing is held back where there is nothing.
+    let reply = client.ask_with("GET", "/v", &["Expect: 100-continue"], b"");
+    assert_eq!((reply.status, reply.header("Connection")), (200, None));
+}
+
 /// A body of unannounced length is cut where the limit is.
 #[test]
 fn chunked_bodies_have_the_same_limit() {

@@ -1,6 +1,7 @@
 //! `GET /_watch`: what is told, from where, and how it ends.
 
 use std::io::{BufRead, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use raftnode::Restore;
@@ -157,6 +158,34 @@ fn resuming_misses_nothing_and_repeats_nothing() {
         client.ask("PUT", "/7", b"");
     }
     assert_eq!(watch.next_change(), put(7));
+}
+
+/// Found by review: the first keep-alive named an index that the store had left behind, and the
+/// changes up to where the watch began were not told.
+#[test]
+fn a_watch_begins_behind_the_id_it_says_first() {
+    let port = Port::open();
+    let open = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut client = port.connect();
+            let open = &open;
+            scope.spawn(move || {
+                while open.load(Ordering::Relaxed) {
+                    client.ask("PUT", "/k", b"");
+                }
+            });
+        }
+        let begun: Vec<_> = (0..2000)
+            .map(|_| {
+                let mut watch = Watch::open(&port, "", &[]);
+                (watch.next().unwrap().id.unwrap(), watch.next_change().id.unwrap())
+            })
+            .collect();
+        open.store(false, Ordering::Relaxed);
+        let wrong: Vec<_> = begun.iter().filter(|(said, first)| said + 1 != *first).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    });
 }
 
 /// Keep-alives carry what was left out, so that resuming does not look at it again.
