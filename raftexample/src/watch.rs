@@ -147,9 +147,9 @@ pub(crate) struct Watchable {
     history: watch::Receiver<History>,
 }
 
-/// An empty history that begins at index 1.
+/// An empty history that goes back to the founding of the cluster.
 pub(crate) fn history() -> (Recorder, Watchable) {
-    let events = || Events { events: VecDeque::new(), bytes: 0, first_index: 1 };
+    let events = || Events { events: VecDeque::new(), bytes: 0, first_index: 0 };
     let (sender, receiver) = watch::channel(History { past: events(), applied_index: 0 });
     (Recorder { history: sender, unseen: events() }, Watchable { history: receiver })
 }
@@ -162,7 +162,10 @@ impl Recorder {
 
     /// The state was replaced by that of `index`: what happened before is not known here.
     pub(crate) fn restore(&mut self, index: u64) {
-        self.unseen.forget_before(index + 1);
+        // At index 1 a cluster is founded, with nothing in it: there is no before.
+        if index > 1 {
+            self.unseen.forget_before(index + 1);
+        }
     }
 
     /// Everything through `applied_index` is to be seen.

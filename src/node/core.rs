@@ -83,7 +83,7 @@ pub(crate) struct Core {
     pins: BTreeMap<u64, u128>,
     /// The tick at which each member was last heard.
     heard: BTreeMap<u64, u64>,
-    /// The tick at which a leader was last heard.
+    /// The tick at which a leader was last heard, this member included.
     heard_leader: Option<u64>,
     changes: Changes,
     transfers: Transfers,
@@ -417,6 +417,9 @@ impl Core {
             }
             info!(self.logger, "met the other founders"; "met" => ?founding.met);
             self.founding = None;
+        }
+        if self.leads() {
+            self.heard_leader = Some(self.ticks);
         }
         let before = self.raw.raft.election_elapsed;
         self.raw.tick();

@@ -95,7 +95,7 @@ impl Fault {
     }
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
-        let message = format!("only {allow} are understood here");
+        let message = format!("this place understands {allow}, and nothing else");
         Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, message) }
     }
 

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use raftnode::MAX_ENTRY_BYTES;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::answer::{self, Answer, Fault};
@@ -58,11 +58,11 @@ impl Api {
 #[serde(deny_unknown_fields)]
 struct RawTxn<'a> {
     #[serde(borrow, default)]
-    compare: Vec<Object<RawCompare<'a>>>,
+    compare: List<RawCompare<'a>>,
     #[serde(borrow, default)]
-    then: Vec<Object<RawOp<'a>>>,
+    then: List<RawOp<'a>>,
     #[serde(borrow, default, rename = "else")]
-    otherwise: Vec<Object<RawOp<'a>>>,
+    otherwise: List<RawOp<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -132,24 +132,52 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// At most [`MAX_TXN_OPERATIONS`] objects. Reading ends with the first one too many: a body has
+/// room for some hundred thousand, and there is one thread for all clients.
+struct List<T>(Vec<Object<T>>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<List<T>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = sequence.next_element()? {
+                    if entries.len() == MAX_TXN_OPERATIONS {
+                        let message = format!("a list has at most {MAX_TXN_OPERATIONS} entries");
+                        return Err(A::Error::custom(message));
+                    }
+                    entries.push(entry);
+                }
+                Ok(List(entries))
+            }
+        }
+        deserializer.deserialize_seq(Entries(PhantomData))
+    }
+}
+
 fn parse(json: &Bytes, max_value_bytes: u64) -> Result<Txn, Fault> {
     let Object(raw): Object<RawTxn<'_>> = serde_json::from_slice(json)
         .map_err(|error| Fault::malformed(format!("the body is not as expected: {error}")))?;
-    for (name, length) in
-        [("compare", raw.compare.len()), ("then", raw.then.len()), ("else", raw.otherwise.len())]
-    {
-        if length > MAX_TXN_OPERATIONS {
-            return Err(Fault::malformed(format!(
-                "{name:?} has {length} entries; at most {MAX_TXN_OPERATIONS} are possible"
-            )));
-        }
-    }
-    let ops = |ops: Vec<Object<RawOp<'_>>>| -> Result<Vec<Op>, Fault> {
+    let ops = |List(ops): List<RawOp<'_>>| -> Result<Vec<Op>, Fault> {
         ops.into_iter().map(|Object(raw)| op(&raw, max_value_bytes)).collect()
     };
     Ok(Txn {
         compare: raw
             .compare
+            .0
             .into_iter()
             .map(|Object(raw)| compare(&raw, max_value_bytes))
             .collect::<Result<_, _>>()?,

@@ -57,7 +57,15 @@ fn watchers_begin_at_their_index() {
         recorder.record(put(index, "k"));
     }
     recorder.show(8);
-    let table = [(1, Some(2)), (2, Some(2)), (3, Some(3)), (4, Some(7)), (7, Some(7)), (8, None)];
+    let table = [
+        (0, Some(2)),
+        (1, Some(2)),
+        (2, Some(2)),
+        (3, Some(3)),
+        (4, Some(7)),
+        (7, Some(7)),
+        (8, None),
+    ];
     for (from_index, first) in table {
         let expected = first.map_or(Watched::Applied(8), |index| Watched::Change(put(index, "k")));
         assert_eq!(next(&mut watch(&watchable, from_index)), expected, "{from_index}");
@@ -89,6 +97,23 @@ fn watchers_see_their_prefix() {
     assert_eq!(next(&mut watcher), Watched::Change(own));
     assert_eq!(next(&mut watcher), Watched::Change(put(5, "a/")));
     assert_eq!(next(&mut watcher), Watched::Applied(6));
+}
+
+/// A cluster is founded at index 1, with nothing in it: whoever wants everything need not know
+/// that. After any other snapshot what came before it is unknown.
+#[test]
+fn a_history_goes_back_to_the_founding() {
+    let (mut recorder, watchable) = history();
+    recorder.restore(1);
+    recorder.record(put(2, "k"));
+    recorder.show(2);
+    assert_eq!(next(&mut watch(&watchable, 0)), Watched::Change(put(2, "k")));
+    recorder.restore(9);
+    recorder.show(9);
+    for from_index in [0, 1, 9] {
+        let refused = watchable.watch(Some(from_index), Bytes::new()).unwrap_err();
+        assert_eq!(refused, Compacted { first_index: 10 });
+    }
 }
 
 /// The bound by count: who is within it misses nothing, who is behind it is told to go, and who
@@ -124,11 +149,12 @@ fn the_history_is_bounded_by_bytes() {
         let changes = Arc::new([changed("k", Some(&vec![7; bytes]), index)]);
         Event { index, term: 1, changes }
     };
-    let first_index = || watchable.watch(Some(0), Bytes::new()).unwrap_err().first_index;
+    let first_index =
+        || watchable.watch(Some(0), Bytes::new()).err().map_or(0, |refused| refused.first_index);
     recorder.record(large(2, MAX_BYTES / 2));
     recorder.record(large(3, MAX_BYTES / 4));
     recorder.show(3);
-    assert_eq!(first_index(), 1);
+    assert_eq!(first_index(), 0);
     recorder.record(large(4, MAX_BYTES / 4));
     recorder.show(4);
     assert_eq!(first_index(), 3);
