@@ -57,9 +57,9 @@
 //! - K2 A command is shown before its index is reported as applied, and before its proposer hears
 //!   of it.
 //! - K3 A command that cannot be applied, and a state that cannot be restored, stop the node.
-//! - K4 After a restore nothing is shown until all that was known to be committed is applied: a
-//!   state older than what this member showed before its restart helps nobody. A member that runs
-//!   goes on showing what it showed before the restore meanwhile, which is never newer.
+//! - K4 After a restore nothing is shown until all that was known to be committed is applied: an
+//!   older state helps nobody. A member that runs goes on showing what it showed before the
+//!   restore meanwhile, which is never newer.
 //! - K5 A captured state holds exactly the commands through the index that its request names.
 
 use std::fmt;
