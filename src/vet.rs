@@ -36,6 +36,9 @@ pub(crate) enum Verdict {
 const MAX_TERM_STEP: u64 = 1 << 20;
 /// No log gets here: arithmetic on indexes up to this bound cannot overflow.
 const MAX_INDEX: u64 = 1 << 62;
+/// A message's context names a read or the reason of a vote: neither is longer, and raft-rs copies
+/// and sends back what it is given.
+const MAX_CONTEXT_BYTES: usize = 64;
 
 pub(crate) fn vet(message: &Message, view: View) -> Verdict {
     use MessageType::*;
@@ -46,6 +49,9 @@ pub(crate) fn vet(message: &Message, view: View) -> Verdict {
     }
     if message.term > view.term.saturating_add(MAX_TERM_STEP) {
         return Verdict::Drop("a term beyond any election");
+    }
+    if message.context.len() > MAX_CONTEXT_BYTES {
+        return Verdict::Drop("a context longer than any name");
     }
     if message.log_term > message.term && kind != MsgReadIndex {
         return Verdict::Drop("a log term above its own term");
@@ -249,6 +255,7 @@ mod tests {
             message(MsgPropose, |_| ()),
             message(MsgTransferLeader, |_| ()),
             message(MsgReadIndex, |m| m.term = 0),
+            message(MsgHeartbeat, |m| m.context = vec![0; 65].into()),
             message(MsgReadIndexResp, |m| m.index = 11),
             message(MsgAppendResponse, |m| m.index = 11),
             message(MsgAppendResponse, |m| m.request_snapshot = 5),
