@@ -74,7 +74,7 @@ use crossbeam_channel::Receiver;
 
 use crate::{
     Applied, Channels, Commit, CommittedEntry, Entries, Outcome, Pending, Refusal, Restore,
-    SnapshotRequest,
+    SnapshotRequest, Unknown,
 };
 
 /// How many items of the commit channel are applied before they are shown. More would save little
@@ -292,7 +292,9 @@ impl<M: StateMachine> Runner<M> {
     fn restore(&mut self, restore: Restore) -> Result<(), Error> {
         let Restore { index, term, commit_index, mut state } = restore;
         self.show_unless_replaying();
-        self.unanswered.clear();
+        for waiter in self.unanswered.drain(..).filter_map(|(entry, _)| entry.waiter) {
+            waiter.answer(Outcome::Unknown(Unknown::Restored));
+        }
         self.machine
             .restore(&mut state, index, term)
             .map_err(|source| Error::Restore { index, source })?;

@@ -226,7 +226,7 @@ fn a_restore_before_the_answer_is_an_unknown_outcome() {
     assert!(running.node.capture().is_some());
     running.node.restore(restore(20, 20, ""));
     let outcome = pending.wait();
-    assert!(matches!(outcome, Outcome::Unknown(Unknown::Stopped)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::Restored)), "{outcome:?}");
     assert!(matches!(running.propose("a"), Outcome::Applied { response: Count(1), .. }));
 }
 
@@ -252,6 +252,27 @@ fn runner(machine: Machine, applied: Applied) -> Runner<Machine> {
         applied,
         unanswered: Vec::new(),
     }
+}
+
+/// What is applied and may be shown is shown and answered before a restore takes its place: its
+/// proposers need not hear that nobody knows.
+#[test]
+fn what_may_be_shown_is_answered_before_a_restore() {
+    let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
+    let story = Story::default();
+    let machine = Machine { commands: Vec::new(), story: Arc::clone(&story), applied: None };
+    let mut runner = runner(machine, channels.applied);
+    let pending = channels.handle.propose_for::<Count>("a".into(), soon()).unwrap();
+    // Founded, then the command: both in one batch with the restore behind them.
+    for commit in channels.commits.iter().take(2) {
+        runner.take(commit).unwrap();
+    }
+    node.restore(restore(9, 9, "xy"));
+    runner.take(channels.commits.recv().unwrap()).unwrap();
+    let outcome = pending.wait();
+    assert!(matches!(outcome, Outcome::Applied { index: 2, .. }), "{outcome:?}");
+    let told = story.lock().unwrap().clone();
+    assert_eq!(told, ["restore 1 of 1: ", "apply 2 of 1", "show 2 of 1", "restore 9 of 2: xy"]);
 }
 
 /// K5: a request that is taken at another index would give the snapshot a wrong name.
