@@ -36,6 +36,11 @@
 //! # }
 //! ```
 //!
+//! Whoever wants no channels implements [`machine::StateMachine`], and is given typed responses.
+//! The [`Handle`] also knows who leads ([`Handle::watch_leader`]), asks a quorum whether that is so
+//! ([`Handle::verify_leader`]), waits for everything before now ([`Handle::barrier`]) and hands
+//! leadership over ([`Handle::transfer`]); each answer can be awaited or waited for.
+//!
 //! # Invariants
 //!
 //! The rules that the whole node keeps. Asserts and tests name them.
