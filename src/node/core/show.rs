@@ -65,10 +65,12 @@ impl Core {
             status.leader_silence =
                 silence.map(|ticks| self.tick * ticks).filter(|_| raft.state != StateRole::Leader);
             status.taking_snapshot = self.snapshots.is_taking();
-            if status.book_version != self.book_version && self.has_replayed() {
-                status.book_version = self.book_version;
+            if self.has_replayed() {
                 status.book_index = self.book_index;
-                status.book.clone_from(&self.book);
+                if status.book_version != self.book_version {
+                    status.book_version = self.book_version;
+                    status.book.clone_from(&self.book);
+                }
             }
             if refresh {
                 status.matched.clear();

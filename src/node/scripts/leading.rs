@@ -1,6 +1,7 @@
 //! Who leads: asked, confirmed, handed over, and what a new leader knows.
 
 use super::*;
+use crate::Stats;
 
 fn transferred(pending: &mut Pending<Transferred>) -> Option<Result<u64, ChangeRefusalKind>> {
     pending.try_wait().map(|transferred| match transferred {
@@ -108,6 +109,25 @@ fn impossible_hand_overs_are_refused() {
     let mut pending = cluster.transfer(leader, Some(other));
     cluster.settle();
     assert_eq!(transferred(&mut pending), Some(Err(ChangeRefusalKind::Removed)));
+}
+
+/// Found by walking through: until the first change `/_stats` gave no index for the membership.
+#[test]
+fn the_membership_has_the_index_of_what_made_it() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 31);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    let configuration_index = |cluster: &mut Cluster, id| {
+        let stats = Stats::of(&cluster.member(id).shared.status());
+        stats.get("latest_configuration_index").unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(configuration_index(&mut cluster, leader), 1, "its founding's");
+    let add = Change::Add { id: 4, url: url(4), wants: MemberRole::Learner };
+    let Changed::Done { index, .. } = cluster.changed(follower, add) else { panic!("not added") };
+    cluster.ticks(20);
+    for id in [leader, follower] {
+        assert_eq!(configuration_index(&mut cluster, id), index);
+    }
 }
 
 /// One that is asked to lead and never hears of it: the old leader goes on, proposals that came
