@@ -155,8 +155,8 @@ impl Handle {
         };
         let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel();
-        let (purpose, reply) = (Purpose::Read(consistency), ReadReply::Read(reply));
-        self.submit(Request::Read(ReadRequest { purpose, min_index, deadline, reply, permit }))?;
+        let reply = ReadReply::Read(consistency, reply);
+        self.submit(Request::Read(ReadRequest { min_index, deadline, reply, permit }))?;
         Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
     }
 
@@ -170,9 +170,8 @@ impl Handle {
     pub fn verify_leader(&self, deadline: Instant) -> Result<Pending<Verified>, Refusal> {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
-        let (purpose, reply) = (Purpose::Verify, ReadReply::Verified(reply));
-        let request = ReadRequest { purpose, min_index: 0, deadline, reply, permit };
-        self.submit(Request::Read(request))?;
+        let reply = ReadReply::Verify(reply);
+        self.submit(Request::Read(ReadRequest { min_index: 0, deadline, reply, permit }))?;
         Ok(Pending { receiver, lost: || Verified::Refused(Refusal::ShuttingDown) })
     }
 
@@ -202,7 +201,7 @@ impl Handle {
     /// Who leads, as this member knew at the end of its last turn.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        self.watch_leader().latest()
+        self.shared.leadership().0
     }
 
     /// Follows who leads, from now on.

@@ -9,8 +9,8 @@
 //! - L1 A watcher that waits returns whenever the latest differs from what it saw last.
 //! - L2 A node that has ended leads no more: the last thing a watcher sees is nobody.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::{Event, Listener as _};
@@ -28,11 +28,11 @@ pub struct Leadership {
     pub role: Role,
 }
 
-/// The latest, and who waits for the next.
-#[derive(Debug)]
+/// How often the status has said something new of this, and who waits for the next time.
+#[derive(Debug, Default)]
 pub(crate) struct Leaders {
-    latest: Mutex<Leadership>,
-    /// Odd once nothing will change any more; grows by two with every change.
+    /// Odd once nothing will change any more; grows by two with every change. Changed only with
+    /// the status locked, so that the two agree.
     version: AtomicU64,
     changed: Event,
 }
@@ -40,38 +40,26 @@ pub(crate) struct Leaders {
 const ENDED: u64 = 1;
 
 impl Leaders {
-    pub(crate) fn new(leadership: Leadership) -> Self {
-        Self { latest: Mutex::new(leadership), version: AtomicU64::new(0), changed: Event::new() }
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
     }
 
-    /// Shows what the loop knows now; called at the end of every turn.
-    pub(crate) fn show(&self, leadership: Leadership) {
-        self.change(leadership, 0);
-    }
-
-    /// The node has ended (L2).
-    pub(crate) fn end(&self) {
-        let term = self.latest().0.term;
-        self.change(Leadership { term, ..Leadership::default() }, ENDED);
-    }
-
-    fn change(&self, leadership: Leadership, ended: u64) {
-        {
-            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            let version = self.version.load(Ordering::Relaxed);
-            if version & ENDED != 0 || (*latest == leadership && ended == 0) {
-                return;
-            }
-            *latest = leadership;
-            self.version.store(version + 2 + ended, Ordering::Release);
+    /// The status, which is locked, says something new.
+    pub(crate) fn advance(&self) {
+        if self.version() & ENDED == 0 {
+            self.version.fetch_add(2, Ordering::Relaxed);
         }
-        self.changed.notify(usize::MAX);
     }
 
-    /// The latest, and its version.
-    fn latest(&self) -> (Leadership, u64) {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        (*latest, self.version.load(Ordering::Relaxed))
+    /// The status, which is locked, says its last (L2).
+    pub(crate) fn end(&self) {
+        self.advance();
+        self.version.fetch_or(ENDED, Ordering::Relaxed);
+    }
+
+    /// Wakes whoever waits, once the status is unlocked.
+    pub(crate) fn notify(&self) {
+        self.changed.notify(usize::MAX);
     }
 }
 
@@ -86,13 +74,13 @@ pub struct LeaderWatch {
 impl LeaderWatch {
     /// A watcher that has seen what is so now.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let (_, seen) = shared.leaders.latest();
+        let (_, seen) = shared.leadership();
         Self { shared, seen }
     }
 
     /// Who leads now. Whatever came before counts as seen.
     pub fn latest(&mut self) -> Leadership {
-        let (latest, version) = self.shared.leaders.latest();
+        let (latest, version) = self.shared.leadership();
         self.seen = version;
         latest
     }
@@ -128,7 +116,7 @@ impl LeaderWatch {
 
     /// What is new; the inner `None` when nothing ever will be.
     fn news(&mut self) -> Option<Option<Leadership>> {
-        let (latest, version) = self.shared.leaders.latest();
+        let (latest, version) = self.shared.leadership();
         if version != self.seen {
             self.seen = version;
             return Some(Some(latest));
@@ -209,7 +197,7 @@ mod tests {
         let mut watch = LeaderWatch::new(Arc::clone(&shared));
         shared.update(|status| (status.leader_id, status.role) = (1, Role::Leader));
         assert_eq!(watch.latest().role, Role::Leader);
-        shared.leaders.end();
+        shared.end();
         let last = watch.wait_changed(Duration::ZERO).unwrap();
         assert_eq!((last.leader_id, last.role), (0, Role::Follower));
         elect(&shared, 1, 1);

@@ -233,15 +233,7 @@ impl Applier {
 /// When the system gives no thread. The channels are dropped then, which stops the node.
 pub fn start<M: StateMachine>(machine: M, channels: Channels) -> io::Result<(Handle<M>, Applier)> {
     let Channels { handle, commits, applied } = channels;
-    let runner = Runner {
-        machine,
-        applied_index: 0,
-        applied_term: 0,
-        replay_through: 0,
-        unseen: false,
-        applied,
-        unanswered: Vec::new(),
-    };
+    let runner = Runner::new(machine, applied);
     let thread =
         std::thread::Builder::new().name("applier".into()).spawn(move || runner.run(&commits))?;
     Ok((Handle { node: handle, machine: PhantomData }, Applier { thread }))
@@ -262,6 +254,18 @@ struct Runner<M: StateMachine> {
 }
 
 impl<M: StateMachine> Runner<M> {
+    fn new(machine: M, applied: Applied) -> Self {
+        Self {
+            machine,
+            applied_index: 0,
+            applied_term: 0,
+            replay_through: 0,
+            unseen: false,
+            applied,
+            unanswered: Vec::new(),
+        }
+    }
+
     /// Takes what is there, shows it, and answers for it. An applier that falls behind thereby
     /// shows less often, and catches up.
     fn run(mut self, commits: &Receiver<Commit>) -> Result<(), Error> {

@@ -133,7 +133,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(crate) fn leadership(&self) -> Leadership {
+    fn leadership(&self) -> Leadership {
         Leadership { leader_id: self.leader_id, term: self.term, role: self.role }
     }
 }
@@ -167,7 +167,7 @@ impl Shared {
             started: Instant::now(),
             last_turn_ms: AtomicU64::new(0),
             shutdown: AtomicBool::new(false),
-            leaders: Leaders::new(status.leadership()),
+            leaders: Leaders::default(),
             pending: Pending {
                 last_index: AtomicU64::new(status.last_index),
                 ..Pending::default()
@@ -193,13 +193,36 @@ impl Shared {
 
     /// Lets the loop change what others see.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
-        let leadership = {
+        let is_news = {
             let mut status = self.lock();
+            let before = status.leadership();
             change(&mut status);
             self.pending.last_index.store(status.last_index, Ordering::Relaxed);
-            status.leadership()
+            let is_news = status.leadership() != before;
+            if is_news {
+                self.leaders.advance();
+            }
+            is_news
         };
-        self.leaders.show(leadership);
+        if is_news {
+            self.leaders.notify();
+        }
+    }
+
+    /// Who leads now, and how often that has changed.
+    pub(crate) fn leadership(&self) -> (Leadership, u64) {
+        let status = self.lock();
+        (status.leadership(), self.leaders.version())
+    }
+
+    /// The node has ended: it leads no more, and knows nobody who does.
+    pub(crate) fn end(&self) {
+        {
+            let mut status = self.lock();
+            (status.leader_id, status.role) = (0, Role::Follower);
+            self.leaders.end();
+        }
+        self.leaders.notify();
     }
 
     pub(crate) fn turn_ended(&self, now: Instant) {

@@ -262,7 +262,7 @@ impl Script {
             (Verdict::Lose(unknown), Request::Propose(proposal)) => {
                 proposal.waiter.answer(Outcome::Unknown(unknown));
             }
-            (Verdict::Commit, Request::Read(read)) if read.purpose == Purpose::Verify => {
+            (Verdict::Commit, Request::Read(read)) if read.purpose() == Purpose::Verify => {
                 read.verified(self.last_term);
             }
             (Verdict::Commit, Request::Read(read)) => {

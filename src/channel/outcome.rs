@@ -18,7 +18,8 @@ pub enum Outcome<R = Bytes> {
         index: u64,
         /// The term of its entry.
         term: u64,
-        /// What the consumer answered with [`CommittedEntry::answer`](crate::CommittedEntry::answer), or what the state machine's
+        /// What the consumer answered with
+        /// [`CommittedEntry::answer`](crate::CommittedEntry::answer), or what the state machine's
         /// [`apply`](crate::machine::StateMachine::apply) gave.
         response: R,
     },

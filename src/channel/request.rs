@@ -97,7 +97,6 @@ impl Proposal {
 
 /// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
-    pub(crate) purpose: Purpose,
     pub(crate) min_index: u64,
     pub(crate) deadline: Instant,
     pub(super) reply: ReadReply,
@@ -113,44 +112,57 @@ pub(crate) enum Purpose {
     Verify,
 }
 
+/// To whom it is told.
 pub(super) enum ReadReply {
-    Read(oneshot::Sender<Read>),
-    Verified(oneshot::Sender<Verified>),
+    Read(Consistency, oneshot::Sender<Read>),
+    Verify(oneshot::Sender<Verified>),
 }
 
 impl ReadRequest {
+    pub(crate) fn purpose(&self) -> Purpose {
+        match &self.reply {
+            ReadReply::Read(consistency, _) => Purpose::Read(*consistency),
+            ReadReply::Verify(_) => Purpose::Verify,
+        }
+    }
+
     /// Whether a quorum has to be asked.
     pub(crate) fn needs_round(&self) -> bool {
-        matches!(self.purpose, Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
+        matches!(self.purpose(), Purpose::Read(Consistency::Linearizable) | Purpose::Verify)
     }
 
     /// The state may be read: it holds everything through `index`.
+    ///
+    /// # Panics
+    ///
+    /// When it is not the state that is asked for.
     pub(crate) fn ready(self, index: u64) {
-        let Self { reply, permit, .. } = self;
-        if let ReadReply::Read(reply) = reply {
-            Self::send(reply, permit, Read::Ready { index });
+        match self.reply {
+            ReadReply::Read(_, reply) => Self::send(reply, self.permit, Read::Ready { index }),
+            ReadReply::Verify(_) => unreachable!("R2: who asks for a leader waits for no index"),
         }
     }
 
     /// A quorum has confirmed that this member leads `term`.
+    ///
+    /// # Panics
+    ///
+    /// When that is not what was asked.
     pub(crate) fn verified(self, term: u64) {
-        let Self { reply, permit, .. } = self;
-        drop(permit);
-        if let ReadReply::Verified(reply) = reply {
-            // Who asked may have given up waiting: then the answer has nowhere to go.
-            reply.send(Verified::Leads { term }).ok();
+        match self.reply {
+            ReadReply::Verify(reply) => {
+                Self::tell(reply, self.permit, Verified::Leads { term });
+            }
+            ReadReply::Read(..) => unreachable!("R2: a read is answered at an index"),
         }
     }
 
     /// It cannot be answered.
     pub(crate) fn refuse(self, refusal: Refusal) {
-        let Self { reply, permit, .. } = self;
-        match reply {
-            ReadReply::Read(reply) => Self::send(reply, permit, Read::Refused(refusal)),
-            ReadReply::Verified(reply) => {
-                drop(permit);
-                // As above.
-                reply.send(Verified::Refused(refusal)).ok();
+        match self.reply {
+            ReadReply::Read(_, reply) => Self::send(reply, self.permit, Read::Refused(refusal)),
+            ReadReply::Verify(reply) => {
+                Self::tell(reply, self.permit, Verified::Refused(refusal));
             }
         }
     }
@@ -160,6 +172,12 @@ impl ReadRequest {
         drop(permit);
         // The reader may have given up waiting: then the answer has nowhere to go.
         reply.send(read).ok();
+    }
+
+    fn tell(reply: oneshot::Sender<Verified>, permit: Permit, verified: Verified) {
+        drop(permit);
+        // Who asked may have given up waiting, as above.
+        reply.send(verified).ok();
     }
 }
 

@@ -157,7 +157,7 @@ fn the_answer_waits_for_the_report() {
     let (_, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
     let Channels { handle, commits, applied } = channels;
     let machine = Machine { commands: Vec::new(), story: Story::default(), applied: None };
-    let mut runner = runner(machine, applied);
+    let mut runner = Runner::new(machine, applied);
     let mut pending = handle.propose_for::<Count>("a".into(), soon()).unwrap();
     for _ in 0..2 {
         runner.take(commits.recv().unwrap()).unwrap();
@@ -242,18 +242,6 @@ fn a_capture_holds_what_came_before_it() {
     assert_eq!(state, b"a");
 }
 
-fn runner(machine: Machine, applied: Applied) -> Runner<Machine> {
-    Runner {
-        machine,
-        applied_index: 0,
-        applied_term: 0,
-        replay_through: 0,
-        unseen: false,
-        applied,
-        unanswered: Vec::new(),
-    }
-}
-
 /// What is applied and may be shown is shown and answered before a restore takes its place: its
 /// proposers need not hear that nobody knows.
 #[test]
@@ -261,7 +249,7 @@ fn what_may_be_shown_is_answered_before_a_restore() {
     let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
     let story = Story::default();
     let machine = Machine { commands: Vec::new(), story: Arc::clone(&story), applied: None };
-    let mut runner = runner(machine, channels.applied);
+    let mut runner = Runner::new(machine, channels.applied);
     let pending = channels.handle.propose_for::<Count>("a".into(), soon()).unwrap();
     // Founded, then the command: both in one batch with the restore behind them.
     for commit in channels.commits.iter().take(2) {
@@ -281,7 +269,7 @@ fn what_may_be_shown_is_answered_before_a_restore() {
 fn a_capture_at_another_index_is_a_bug() {
     let (node, channels) = FakeNode::start(&Config::new(1, vec![], "unused".into()));
     let machine = Machine { commands: Vec::new(), story: Story::default(), applied: None };
-    let mut runner = runner(machine, channels.applied);
+    let mut runner = Runner::new(machine, channels.applied);
     (runner.applied_index, runner.applied_term) = (7, 1);
     let asking = std::thread::spawn(move || node.capture().is_some());
     for commit in channels.commits {

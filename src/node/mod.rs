@@ -434,7 +434,7 @@ impl Loop {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.turns()))
             .unwrap_or_else(|panic| Err(Error::Invariant(panic_text(&*panic))));
         self.shared.request_shutdown();
-        self.shared.leaders.end();
+        self.shared.end();
         let result = match result {
             Err(error @ Error::LostData(_)) => {
                 let Status { book, client_urls, .. } = self.shared.status();
@@ -597,19 +597,12 @@ impl Loop {
                         reply.answer(changed.encode().into());
                     });
                     match called(from, &body, joining, now) {
-                        Ok((Asked::Member(wish), options, deadline)) => {
+                        Ok((asked, options, deadline)) => {
                             // A joining member asks whomever it finds: the leader may be one hop
                             // further.
                             let is_called = joining.is_none();
-                            core.change(ChangeRequest {
-                                wish,
-                                options,
-                                deadline,
-                                is_called,
-                                answer,
-                            });
+                            core.called(asked, options, deadline, is_called, answer);
                         }
-                        Ok((Asked::Leader { to }, ..)) => core.transfer_called(to, answer),
                         Err(what) => {
                             let message = format!("the call {what}");
                             let kind = ChangeRefusalKind::Invalid;

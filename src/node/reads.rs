@@ -89,7 +89,7 @@ impl Reads {
     pub(super) fn push(&mut self, request: ReadRequest) {
         let next = self.next_deadline.get_or_insert(request.deadline);
         *next = request.deadline.min(*next);
-        match request.purpose {
+        match request.purpose() {
             // A consumer that has not reported anything yet has no state to read.
             Purpose::Read(Consistency::Stale) => self.confirm(request, 1),
             #[cfg(any(test, feature = "defects"))]
@@ -134,7 +134,7 @@ impl Reads {
             return None;
         }
         let linearizable = Purpose::Read(Consistency::Linearizable);
-        if self.waiting.iter().any(|read| read.purpose != linearizable) {
+        if self.waiting.iter().any(|read| read.purpose() != linearizable) {
             self.advance_leader_reads(view);
         }
         let can_ask = view.leader_known && (!view.leads || view.committed_in_term);
@@ -166,7 +166,7 @@ impl Reads {
     /// leads also needs a round.
     fn advance_leader_reads(&mut self, view: View) {
         for read in std::mem::take(&mut self.waiting) {
-            match read.purpose {
+            match read.purpose() {
                 Purpose::Read(Consistency::Leader) if view.leads && view.committed_in_term => {
                     self.confirm(read, view.commit);
                 }
@@ -187,7 +187,7 @@ impl Reads {
         }
         let Some(round) = self.round.take() else { return };
         for read in round.requests {
-            match read.purpose {
+            match read.purpose() {
                 Purpose::Read(_) => self.confirm(read, index),
                 Purpose::Verify => read.verified(round.term),
             }

@@ -196,6 +196,23 @@ impl Core {
         }
     }
 
+    /// Takes what another member asks for. `is_called`: as in [`ChangeRequest`].
+    pub(crate) fn called(
+        &mut self,
+        asked: Asked,
+        options: ChangeOptions,
+        deadline: Instant,
+        is_called: bool,
+        answer: Answer,
+    ) {
+        match asked {
+            Asked::Member(wish) => {
+                self.change(ChangeRequest { wish, options, deadline, is_called, answer });
+            }
+            Asked::Leader { to } => self.transfer_called(to, answer),
+        }
+    }
+
     /// What the transport is to find out for the changes that wait.
     pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
         std::mem::take(&mut self.changes.asks)

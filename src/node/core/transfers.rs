@@ -51,9 +51,11 @@ impl Transfers {
     pub(super) fn expire(&mut self, now: Instant) {
         self.refuse_if(|transfer| {
             let why = match transfer.stage {
-                Stage::Waiting { .. } => (ChangeRefusalKind::NoLeader, "no leader was known"),
+                Stage::Waiting { .. } => {
+                    (ChangeRefusalKind::NoLeader, "no leader was known until the deadline")
+                }
                 Stage::Called { .. } | Stage::Begun { .. } => {
-                    (ChangeRefusalKind::Failed, "no other leader was known")
+                    (ChangeRefusalKind::Failed, "no other leader was known until the deadline")
                 }
             };
             (transfer.request.deadline <= now).then_some(why)
@@ -62,7 +64,7 @@ impl Transfers {
 
     /// The node takes no new work.
     pub(super) fn refuse_all(&mut self) {
-        let why = (ChangeRefusalKind::ShuttingDown, "the node is shutting down and knew of none");
+        let why = (ChangeRefusalKind::ShuttingDown, "the node is shutting down");
         self.refuse_if(|_| Some(why));
     }
 
@@ -72,7 +74,7 @@ impl Transfers {
     ) {
         for transfer in std::mem::take(&mut self.transfers) {
             match why(&transfer) {
-                Some((kind, what)) => refuse(transfer.request, kind, format!("{what} in time")),
+                Some((kind, what)) => refuse(transfer.request, kind, what.to_owned()),
                 None => self.transfers.push(transfer),
             }
         }
@@ -96,7 +98,7 @@ impl Core {
     }
 
     /// Another member was asked for a hand-over, and asks this one, which should lead.
-    pub(crate) fn transfer_called(&mut self, to: Option<u64>, answer: Answer) {
+    pub(super) fn transfer_called(&mut self, to: Option<u64>, answer: Answer) {
         let changed = match self.begin_transfer(to) {
             Ok(term) => Changed::Done { index: self.published, term, book: self.book.clone() },
             Err((kind, message)) => Changed::Refused(refusal(kind, message)),

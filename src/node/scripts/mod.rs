@@ -21,7 +21,7 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::Message;
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
-use super::core::{Ask, ChangeRequest, Core, Parts, Sending, write_captured};
+use super::core::{Ask, Core, Parts, Sending, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
@@ -388,19 +388,7 @@ impl Cluster {
                     answers.lock().unwrap().push((to, from, tag, changed));
                 });
                 self.step(to, |core, _, _| {
-                    match asked {
-                        Asked::Member(wish) => {
-                            let is_called = true;
-                            core.change(ChangeRequest {
-                                wish,
-                                options,
-                                deadline,
-                                is_called,
-                                answer,
-                            });
-                        }
-                        Asked::Leader { to } => core.transfer_called(to, answer),
-                    }
+                    core.called(asked, options, deadline, true, answer);
                     Ok(())
                 })
             }
