@@ -32,8 +32,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::kvstore::{Key, Value};
 
-/// How many events the history holds: at 10,000 writes in a second, those of the time that a
-/// reader may well need to come back after a broken connection.
+/// How many events the history holds: at 1,000 changes in a second those of the last sixteen
+/// seconds, time to come back after a broken connection. A busier store keeps fewer seconds, and
+/// says so.
 pub const MAX_EVENTS: usize = 16_384;
 
 /// How many bytes the events of the history may count: their keys and values, and a little for

@@ -177,6 +177,7 @@ impl Api {
             for stream in listener.incoming().map_while(Result::ok).take(BACKLOG as usize) {
                 let stream =
                     stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                // One that the runtime cannot take is closed, as all would be without this.
                 stream.map(&admit).ok();
             }
         }
