@@ -15,6 +15,7 @@
 //! - G2 A pin never changes. Ours says nothing of ourselves.
 //! - G3 Nobody is told 403 or 410 for what is our own fault: who knows *us* by another
 //!   incarnation gets a 412, because what it says of us is not true.
+//! - G4 Who was found to have lost what it acknowledged stays refused while this process lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,10 @@ use wal::fs::Fs;
 use super::head::{self, Claim, Head, HeadRefusal, Kind};
 use super::{Inbound, lock};
 use crate::{Error, pins};
+
+/// The longest reason that is kept of a loss, in bytes: with what stands before it, what a peer
+/// reads of a refusal.
+const MAX_WHY_LEN: usize = 896;
 
 /// Shared by the listener, the diallers and the node's loop.
 pub(crate) struct Gate {
@@ -51,6 +56,9 @@ struct Rules {
     /// snapshots.
     book: BTreeMap<u64, Option<u128>>,
     removed: BTreeSet<u64>,
+    /// Who lost what it had acknowledged: the incarnation that did, if one was known, and what it
+    /// is told.
+    lost: BTreeMap<u64, (Option<u128>, String)>,
 }
 
 impl Rules {
@@ -143,6 +151,21 @@ impl Gate {
     /// incarnation, end. A stranger may talk, but what it says of others, or of us, is not believed.
     pub(crate) fn set_book(&self, book: BTreeMap<u64, Option<u128>>, removed: BTreeSet<u64>) {
         self.rules.send_modify(|rules| (rules.book, rules.removed) = (book, removed));
+    }
+
+    /// From now on, for as long as this process lives, whoever comes as this member with the
+    /// incarnation that it is known by is refused with 403 and this reason, and its open streams
+    /// end: it lost what it had acknowledged, and must not come back under its id. The first reason
+    /// stays.
+    #[allow(dead_code, reason = "the loop does not look for losses yet")]
+    pub(crate) fn mark_lost(&self, id: u64, mut why: String) {
+        why.truncate(why.floor_char_boundary(MAX_WHY_LEN));
+        self.rules.send_if_modified(|rules| {
+            let known = rules.incarnation_of(id);
+            let is_news = !rules.lost.contains_key(&id);
+            rules.lost.entry(id).or_insert_with(|| (known, format!("lost_data: {why}")));
+            is_news
+        });
     }
 
     /// Who has met this member so far.
@@ -270,6 +293,11 @@ impl Gate {
                 head.incarnation
             );
             return Err(HeadRefusal::new(StatusCode::FORBIDDEN, reason));
+        }
+        if let Some((known, reason)) = rules.lost.get(&from)
+            && known.is_none_or(|known| known == head.incarnation)
+        {
+            return Err(HeadRefusal::new(StatusCode::FORBIDDEN, reason.clone()));
         }
         Ok(())
     }
@@ -399,6 +427,42 @@ mod tests {
         assert_eq!(status(admit(&again, &head(4, 44, &[]))), (500, false));
         assert!(!again.pins_for(2).contains_key(&4));
         assert!(admit(&again, &head(4, 45, &[])).is_ok(), "nobody was pinned by what failed");
+    }
+
+    /// A member that lost what it had acknowledged is refused by every door, in every conversation
+    /// that is under way, and whatever the book says later (G4); nobody else is.
+    #[test]
+    fn whoever_lost_data_is_refused() {
+        let gate = gate(&MemFs::new(), 7);
+        gate.set_book([(2, None), (3, None)].into(), BTreeSet::new());
+        let [two, three] = [head(2, 22, &[]), head(3, 33, &[])];
+        let [under_way, other] = [&two, &three].map(|head| admit(&gate, head).unwrap());
+        gate.mark_lost(2, "its log ends at 5".into());
+        gate.mark_lost(2, "a later reason".into());
+        gate.mark_lost(4, "é".repeat(MAX_WHY_LEN));
+
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let turned = runtime.block_on(gate.turns_against(&under_way));
+        let joining = Head { cluster: 0, to: 0, ..two.clone() }.to_headers().unwrap();
+        let asked = runtime.block_on(gate.admit(&two.to_headers().unwrap(), Some(2)));
+        for refused in [
+            admit(&gate, &two).unwrap_err(),
+            asked.unwrap_err(),
+            gate.admit_joining(&joining).unwrap_err().into(),
+            turned,
+        ] {
+            let reason = "lost_data: its log ends at 5".to_owned();
+            let expected = HeadRefusal { status: StatusCode::FORBIDDEN, reason };
+            assert_eq!(refused, Rejected::Them(expected));
+        }
+        assert!(admit(&gate, &other).is_ok());
+        let Err(Rejected::Them(long)) = admit(&gate, &head(4, 44, &[])) else { panic!("let in") };
+        assert!((890..1024).contains(&long.reason.len()), "{}", long.reason.len());
+
+        gate.set_book([(2, Some(22))].into(), BTreeSet::new());
+        assert_eq!(status(admit(&gate, &two)), (403, false));
+        gate.set_book([(2, Some(23))].into(), BTreeSet::new());
+        assert_eq!(status(admit(&gate, &head(2, 23, &[]))), (200, false), "another incarnation");
     }
 
     /// A damaged file must not read as "nobody was met".

@@ -139,6 +139,32 @@ fn removal_ends_streams_and_refuses_new_ones() {
     assert_eq!(commit(&node.next_frame()), 7);
 }
 
+/// A member that its leader found to have lost data hears of it although its streams are open, and
+/// gets nothing on the lines that it is dialled on.
+#[test]
+fn a_member_that_lost_data_is_told_over_open_streams() {
+    let (one, two) = pair();
+    one.gate.mark_lost(2, "its log ends at 5, and it had acknowledged 9".into());
+    let (peer, message) = two.next("the news", |inbound| match inbound {
+        Inbound::Refused { peer, status: 403, message } => Some((peer, message)),
+        _ => None,
+    });
+    let expected = "lost_data: its log ends at 5, and it had acknowledged 9";
+    assert_eq!((peer, message.as_str()), (1, expected));
+    let distrusted = one.next("the reason", |inbound| match inbound {
+        Inbound::Distrusted { peer: 2, status: 403, message } => Some(message),
+        _ => None,
+    });
+    assert_eq!(distrusted, expected);
+    eventually("its lines end", || !one.transport.peers()[0].link.connected);
+    one.transport.send(2, heartbeat(1, 2, 9));
+    two.transport.send(1, heartbeat(2, 1, 9));
+    let frames = |node: &Node| {
+        node.rest().iter().filter(|inbound| matches!(inbound, Inbound::Frame { .. })).count()
+    };
+    assert_eq!((frames(&one), frames(&two)), (0, 0));
+}
+
 /// A registered incarnation rules as a pin does, also over a stream that is open.
 #[test]
 fn a_registered_incarnation_rules() {
