@@ -7,6 +7,7 @@
 //!  wal/       the log (see the wal crate)
 //!  snap/      snapshot files (see snapshot)
 //!  removed    why this member never runs again, once the cluster has removed it
+//!  lost       the same, once it is proved that it lost what it had acknowledged
 //! ```
 //!
 //! Refuses: directories of other members, of other programs and damaged ones, without changing
@@ -20,7 +21,8 @@
 //!   member was ever told of.
 //! - D3 A snapshot without a marker in the log is an orphan of a crash and is deleted; a marker
 //!   without its snapshot is damage, unless the log reaches back to an older one (N5).
-//! - D4 A member that was removed stays removed: nothing starts on its directory again.
+//! - D4 A member that was removed stays removed, and one that lost acknowledged data stays away,
+//!   also when whoever could prove it has forgotten: nothing starts on its directory again.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -45,6 +47,7 @@ const LOCK: &str = "LOCK";
 const WAL: &str = "wal";
 const SNAP: &str = "snap";
 const REMOVED: &str = "removed";
+const LOST: &str = "lost";
 
 /// Has a member that is about to join registered, and learns its cluster's id.
 pub(crate) type Register<'a> = &'a mut dyn FnMut(&Identity) -> Result<u64, Error>;
@@ -59,14 +62,19 @@ pub(crate) fn snap_dir(config: &Config) -> PathBuf {
     config.data_dir.join(SNAP)
 }
 
-/// Writes the tombstone of a member that was removed (D4).
+/// Writes the tombstone of a member whose end is for good (D4); any other end leaves none.
 ///
 /// # Errors
 ///
 /// It cannot be written.
-pub(crate) fn bury(fs: &dyn Fs, config: &Config, why: &str) -> Result<(), Error> {
-    let file = config.data_dir.join(REMOVED);
-    let text = format!("{why}\n");
+pub(crate) fn bury(fs: &dyn Fs, config: &Config, end: &Error) -> Result<(), Error> {
+    let name = match end {
+        Error::Removed(_) => REMOVED,
+        Error::LostData(_) => LOST,
+        _ => return Ok(()),
+    };
+    let file = config.data_dir.join(name);
+    let text = format!("{end}\n");
     wal::fs::write_file_durably(fs, &file, text.as_bytes())
         .map_err(|source| unusable("write", &file, source))
 }
@@ -139,12 +147,7 @@ impl Directory {
         // Whose directory it is can be read without a lock, and a stranger's is not touched.
         let identity = read_identity(&*fs, &path, config)?;
         let lock = lock(&*fs, &path)?;
-        let tombstone = path.join(REMOVED);
-        if exists(&*fs, &tombstone)? {
-            let why = wal::fs::read_file(&*fs, &tombstone, 64 << 10)
-                .map_err(|source| unusable("read", &tombstone, source))?;
-            return Err(Error::Removed(String::from_utf8_lossy(&why).trim().to_owned()));
-        }
+        refuse_buried(&*fs, &path)?;
         let is_joining = identity.cluster == 0;
         let state = if is_joining { State::Joining } else { State::Used };
         Ok(Self { fs, path, state: state(identity, lock) })
@@ -192,6 +195,20 @@ impl Directory {
         };
         recover(&fs, &path, identity, lock, config, stop, logger)
     }
+}
+
+/// Nothing starts where there is a tombstone (D4).
+fn refuse_buried(fs: &dyn Fs, path: &Path) -> Result<(), Error> {
+    let ends: [(_, fn(String) -> Error); 2] = [(REMOVED, Error::Removed), (LOST, Error::LostData)];
+    for (name, end) in ends {
+        let tombstone = path.join(name);
+        if exists(fs, &tombstone)? {
+            let why = wal::fs::read_file(fs, &tombstone, 64 << 10)
+                .map_err(|source| unusable("read", &tombstone, source))?;
+            return Err(end(String::from_utf8_lossy(&why).trim().to_owned()));
+        }
+    }
+    Ok(())
 }
 
 fn create(operation: &'static str, path: &Path, result: std::io::Result<()>) -> Result<(), Error> {
@@ -249,11 +266,11 @@ fn join(
     register: Register<'_>,
 ) -> Result<Recovered, Error> {
     let cluster = match register(&identity) {
-        Err(Error::Removed(why)) => {
-            bury(&**fs, config, &why)?;
-            return Err(Error::Removed(why));
+        Err(end) => {
+            bury(&**fs, config, &end)?;
+            return Err(end);
         }
-        other => other?,
+        Ok(cluster) => cluster,
     };
     clear_remains(&**fs, path, None)?;
     create("sync", path, fs.sync_dir(path))?;
@@ -421,9 +438,9 @@ fn recover(
         latest = latest.after(&change).unwrap_or(latest);
     }
     if latest.removed.contains(&config.id) {
-        let why = format!("member {} was removed from the cluster", config.id);
-        bury(&**fs, config, &why)?;
-        return Err(Error::Removed(why));
+        let end = Error::Removed(format!("member {} was removed from the cluster", config.id));
+        bury(&**fs, config, &end)?;
+        return Err(end);
     }
     let flags = config.founders.iter().map(|founder| (&founder.id, &founder.url));
     let book = latest.members.iter().map(|(id, member)| (id, &member.url));

@@ -54,9 +54,18 @@ pub enum Error {
     /// that was acknowledged is.
     #[error("disk error: {0}")]
     Disk(String),
-    /// This member no longer has what it once acknowledged. It must not go on under its id.
+    /// The cluster has lost what it had committed, and this member still holds it. Its data
+    /// directory may be the only copy.
+    #[error("{0}")]
+    ClusterLost(String),
+    /// This member no longer has what it once acknowledged. It must not go on under its id, nor
+    /// does it when it is started again.
     #[error("{0}")]
     LostData(String),
+    /// The cluster knows this member by another data directory: what it voted for and
+    /// acknowledged is not in this one.
+    #[error("{0}")]
+    Wiped(String),
     /// The cluster removed this member. Not a failure: its work is done, and its id never returns.
     #[error("{0}")]
     Removed(String),

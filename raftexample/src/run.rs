@@ -97,9 +97,9 @@ impl From<Error> for Failure {
         let code = match &error {
             Error::Config(_) => cli::USAGE,
             Error::Listen { .. } | Error::Locked { .. } | Error::Unusable { .. } => CANNOT_START,
-            Error::Foreign { .. } | Error::Corrupt(_) => CORRUPT,
+            Error::Foreign { .. } | Error::Corrupt(_) | Error::ClusterLost(_) => CORRUPT,
             Error::Disk(_) => DISK,
-            Error::LostData(_) => LOST,
+            Error::LostData(_) | Error::Wiped(_) => LOST,
             Error::Invariant(_) => BUG,
             Error::Interrupted | Error::Removed(_) => 0,
         };
@@ -363,7 +363,9 @@ mod tests {
             (Error::Foreign { path: path(), what: "of another".into() }, Some(3)),
             (Error::Corrupt("torn".into()), Some(3)),
             (Error::Disk("full".into()), Some(4)),
-            (Error::LostData("wiped".into()), Some(5)),
+            (Error::ClusterLost("a majority".into()), Some(3)),
+            (Error::LostData("its tail".into()), Some(5)),
+            (Error::Wiped("another directory".into()), Some(5)),
             (Error::Invariant("N1".into()), Some(70)),
         ];
         let logger = Logger::root(slog::Discard, o!());

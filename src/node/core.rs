@@ -14,14 +14,14 @@ mod show;
 mod snapshots;
 mod transfers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{RawNode, ReadState, SoftState, StateRole};
-use slog::{Logger, debug, info, warn};
+use slog::{Logger, debug, error, info, warn};
 use wal::fs::Fs;
 
 use self::changes::Changes;
@@ -38,12 +38,12 @@ use super::reads::Reads;
 use crate::channel::{AppliedCell, Captured, Commit, Proposal, ReadRequest, Refusal, Restore};
 use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
-use crate::membership::Book;
+use crate::membership::{Book, MemberRole};
 use crate::metrics::Metrics;
 use crate::status::Role;
 use crate::storage::{ENTRY_OVERHEAD, Storage};
 use crate::transport::{Frame, VerdictKind};
-use crate::vet::{self, vet};
+use crate::vet::{self, Loss, Verdict, vet};
 use crate::{Config, Error};
 
 /// One message to raft proposes at most this much: what one append carries.
@@ -60,6 +60,17 @@ const MAX_COMMITTED_BYTES: u64 = 4 << 20;
 
 /// Where messages go: to a member, without waiting.
 pub(crate) type Send<'a> = &'a mut dyn FnMut(u64, Frame);
+
+/// For how many election timeouts nothing more is said of messages that are dropped for one reason.
+const DROP_LOG_TIMEOUTS: u64 = 10;
+
+/// The messages that were dropped for one reason.
+#[derive(Default)]
+struct Dropped {
+    count: u64,
+    /// The tick before which no more of them are logged.
+    quiet_until: u64,
+}
 
 /// A proposal that another member forwarded, until the end of the batch.
 struct Forwarded {
@@ -112,7 +123,11 @@ pub(crate) struct Core {
     /// The states of the last Ready, to see whether anything but committed entries is new.
     last_soft: SoftState,
     last_hard: HardState,
-    dropped: BTreeMap<&'static str, u64>,
+    dropped: BTreeMap<&'static str, Dropped>,
+    /// Who was found to have lost acknowledged data, by this process.
+    lost_members: BTreeSet<u64>,
+    /// Those of them that the transport has not been told of.
+    distrusted: Vec<(u64, String)>,
     metrics: Metrics,
     logger: Logger,
 }
@@ -198,6 +213,8 @@ impl Core {
             election: ElectionTimer::new(seed, election_tick),
             max_entry_bytes: config.max_entry_bytes,
             dropped: BTreeMap::new(),
+            lost_members: BTreeSet::new(),
+            distrusted: Vec::new(),
             metrics: parts.metrics,
             raw,
             logger: logger.clone(),
@@ -330,24 +347,21 @@ impl Core {
             self.count_drop(reason, &message);
             return Ok(Err(reason.into()));
         }
-        let raft = &self.raw.raft;
-        let view = vet::View {
-            id: self.id,
-            term: raft.term,
-            last_index: raft.raft_log.last_index(),
-            leader_id: raft.leader_id,
-            leads: raft.state == StateRole::Leader,
-            sender_known: self.book.members.contains_key(&message.from),
-        };
-        match vet(&message, view) {
-            vet::Verdict::Accept => {}
-            vet::Verdict::Drop(reason) => {
+        match self.vet(&message) {
+            Verdict::Accept => {}
+            Verdict::Drop(reason) => {
                 self.count_drop(reason, &message);
                 return Ok(Err(reason.into()));
             }
-            vet::Verdict::Lost(what) => {
-                let what = format!("this member lost acknowledged data: {what}");
-                return Err(Error::LostData(what));
+            Verdict::Fatal(Loss::Ours(what)) => {
+                return Err(Error::LostData(format!("this member lost acknowledged data: {what}")));
+            }
+            Verdict::Fatal(Loss::Clusters(what)) => return Err(Error::ClusterLost(what)),
+            Verdict::Fatal(Loss::Senders(what)) => {
+                let reason = "from a member that lost acknowledged data";
+                self.count_drop(reason, &message);
+                self.distrust(message.from, what);
+                return Ok(Err(reason.into()));
             }
         }
         if message.get_msg_type() == MessageType::MsgReadIndex {
@@ -383,15 +397,55 @@ impl Core {
         Ok(Ok(()))
     }
 
+    fn vet(&self, message: &Message) -> Verdict {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        let sender = match self.book.members.get(&message.from) {
+            None => vet::Sender::Stranger,
+            Some(member) if member.role == MemberRole::Voter => vet::Sender::Voter,
+            Some(_) => vet::Sender::Learner,
+        };
+        let view = vet::View {
+            id: self.id,
+            nonce: self.nonce,
+            term: raft.term,
+            commit_index: log.committed,
+            last_index: log.last_index(),
+            leader_id: raft.leader_id,
+            leads: raft.state == StateRole::Leader,
+            sender,
+            matched: raft.prs().get(message.from).map_or(0, |progress| progress.matched),
+            // raft knows no term 0: it is its word for what it has no entry of.
+            terms: &|index| log.term(index).ok().filter(|term| *term != 0),
+        };
+        vet(message, view)
+    }
+
     fn count_drop(&mut self, reason: &'static str, message: &Message) {
         self.metrics.dropped(reason);
-        let count = self.dropped.entry(reason).or_default();
-        *count += 1;
-        // The first of each kind is news, the thousandth is a flood.
-        if count.is_power_of_two() {
+        let dropped = self.dropped.entry(reason).or_default();
+        dropped.count += 1;
+        if dropped.quiet_until <= self.ticks {
+            dropped.quiet_until = self.ticks + self.election_ticks * DROP_LOG_TIMEOUTS;
             warn!(self.logger, "dropped a message: {}", reason; "from" => message.from,
-                "kind" => ?message.get_msg_type(), "term" => message.term, "dropped" => *count);
+                "kind" => ?message.get_msg_type(), "term" => message.term,
+                "dropped" => dropped.count);
         }
+    }
+
+    /// This leader has proof that a member lost what it had acknowledged: nobody may count on
+    /// its acknowledgements or its vote again.
+    fn distrust(&mut self, id: u64, what: String) {
+        if self.lost_members.insert(id) {
+            error!(self.logger, "a member lost acknowledged data: its streams are refused; remove \
+                it, and let it join again under a new id"; "member" => id, "why" => &what);
+            self.distrusted.push((id, what));
+        }
+    }
+
+    /// The members that are not to be let in any more, and why, since the last call.
+    pub(crate) fn take_distrusted(&mut self) -> Vec<(u64, String)> {
+        std::mem::take(&mut self.distrusted)
     }
 
     /// A peer's head was checked: it is who it says it is.

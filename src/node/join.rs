@@ -87,7 +87,7 @@ pub(super) fn register(
             match refused {
                 (ChangeRefusalKind::Removed, message) => return Err(Error::Removed(message)),
                 (ChangeRefusalKind::OtherIncarnation, message) => {
-                    return Err(Error::LostData(message));
+                    return Err(Error::Wiped(message));
                 }
                 (
                     ChangeRefusalKind::Invalid

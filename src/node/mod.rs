@@ -48,7 +48,7 @@ use crate::membership::{
 use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
-use crate::transport::{Frame, Gate, Inbound, Settings, Transport};
+use crate::transport::{Frame, Gate, Inbound, LOST_DATA, Settings, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
 
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
@@ -322,14 +322,18 @@ fn replacement<'a>(
     members: impl Iterator<Item = (u64, &'a str)>,
     client_urls: &BTreeMap<u64, String>,
 ) -> Error {
-    let Error::LostData(what) = error else { return error };
+    let (what, kind): (_, fn(String) -> Error) = match error {
+        Error::LostData(what) => (what, Error::LostData),
+        Error::Wiped(what) => (what, Error::Wiped),
+        other => return other,
+    };
     let others: Vec<String> = members
         .filter(|(member, _)| *member != id)
         .map(|(member, url)| format!("{member}={url}"))
         .collect();
     let mut urls = client_urls.iter().filter(|(member, url)| **member != id && !url.is_empty());
     let any = urls.next().map_or("http://CLIENT-URL-OF-A-MEMBER", |(_, url)| url);
-    Error::LostData(format!(
+    kind(format!(
         "{what}\nIf member {id} runs elsewhere, leave it alone and choose another --id. If its disk is \
          lost, replace it with these two commands, under an id that was never used:\n  \
          curl -X DELETE {any}/_members/{id}\n  \
@@ -436,14 +440,15 @@ impl Loop {
         self.shared.request_shutdown();
         self.shared.end();
         let result = match result {
-            Err(error @ Error::LostData(_)) => {
+            Err(error @ (Error::LostData(_) | Error::Wiped(_))) => {
                 let Status { book, client_urls, .. } = self.shared.status();
                 let members = book.members.iter().map(|(id, member)| (*id, &*member.url));
                 Err(replacement(error, self.config.id, members, &client_urls))
             }
-            Err(Error::Removed(why)) => Err(self.buried(why)),
+            Err(Error::ClusterLost(what)) => Err(self.last_copy(&what)),
             other => other,
         };
+        let result = result.map_err(|error| self.buried(error));
         match &result {
             Ok(()) => info!(self.logger, "stopped"),
             Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
@@ -467,12 +472,19 @@ impl Loop {
         }
     }
 
-    /// This member's work is done, also at its next start.
-    fn buried(&self, why: String) -> Error {
-        match directory::bury(&*self.fs, &self.config, &why) {
-            Ok(()) => Error::Removed(why),
-            Err(error) => error,
-        }
+    /// An end that holds for the next start too is written down.
+    fn buried(&self, end: Error) -> Error {
+        directory::bury(&*self.fs, &self.config, &end).map_or_else(|error| error, |()| end)
+    }
+
+    /// What to do with a member that holds what its cluster has lost.
+    fn last_copy(&self, what: &str) -> Error {
+        Error::ClusterLost(format!(
+            "this member holds entries the leader lacks: {what}. Members were started without what \
+             they had acknowledged, and led each other. Keep {} as it is, it may be the only copy; \
+             stop the others, and bring back their data directories before any is started again",
+            self.config.data_dir.display()
+        ))
     }
 
     /// Blocks until there is something to do, and tells what time it is then.
@@ -582,7 +594,10 @@ impl Loop {
                     410 => {
                         self.removed.get_or_insert(message);
                     }
-                    403 => return Err(Error::LostData(message)),
+                    403 if message.starts_with(LOST_DATA) => {
+                        return Err(Error::LostData(message));
+                    }
+                    403 => return Err(Error::Wiped(message)),
                     _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
                         "why" => message),
                 },
@@ -634,6 +649,9 @@ impl Loop {
     fn hand_out(&mut self, now: Instant) -> Result<(), Error> {
         for task in self.core.take_tasks() {
             self.workers.submit(task);
+        }
+        for (id, why) in self.core.take_distrusted() {
+            self.gate.mark_lost(id, why);
         }
         for Sending { message, path } in self.core.take_sendings() {
             let to = message.to;

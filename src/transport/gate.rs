@@ -36,6 +36,9 @@ use crate::{Error, pins};
 /// reads of a refusal.
 const MAX_WHY_LEN: usize = 896;
 
+/// How a 403 begins that is for good: its reader's log lost what it had acknowledged.
+pub(crate) const LOST_DATA: &str = "lost_data: ";
+
 /// Shared by the listener, the diallers and the node's loop.
 pub(crate) struct Gate {
     cluster: u64,
@@ -163,7 +166,7 @@ impl Gate {
         self.rules.send_if_modified(|rules| {
             let known = rules.incarnation_of(id);
             let is_news = !rules.lost.contains_key(&id);
-            rules.lost.entry(id).or_insert_with(|| (known, format!("lost_data: {why}")));
+            rules.lost.entry(id).or_insert_with(|| (known, format!("{LOST_DATA}{why}")));
             is_news
         });
     }

@@ -60,8 +60,8 @@ pub(crate) use self::call::{CallReply, CallResult};
 #[cfg(test)]
 pub(crate) use self::frame::MAX_PAYLOAD;
 pub(crate) use self::frame::{Frame, VerdictKind};
-pub(crate) use self::gate::Gate;
 use self::gate::Rejected;
+pub(crate) use self::gate::{Gate, LOST_DATA};
 pub(crate) use self::head::VERSION as PROTOCOL_VERSION;
 use self::head::{Head, HeadRefusal, Kind};
 use self::listener::{Slot, Streams};
