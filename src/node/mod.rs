@@ -445,7 +445,10 @@ impl Loop {
                 let members = book.members.iter().map(|(id, member)| (*id, &*member.url));
                 Err(replacement(error, self.config.id, members, &client_urls))
             }
-            Err(Error::ClusterLost(what)) => Err(self.last_copy(&what)),
+            // What is known to be committed is written down, so that the next start knows it too.
+            Err(Error::ClusterLost(what)) => {
+                Err(self.core.close().err().unwrap_or_else(|| self.last_copy(&what)))
+            }
             other => other,
         };
         let result = result.map_err(|error| self.buried(error));

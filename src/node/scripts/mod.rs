@@ -3,7 +3,9 @@
 
 mod chance;
 mod changes;
+mod forgeries;
 mod leading;
+mod losses;
 mod outcomes;
 mod reads;
 mod snapshots;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
 use super::core::{Ask, Core, Parts, Sending, write_captured};
