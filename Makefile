@@ -10,7 +10,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability \
-	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload
+	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload vet
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -112,3 +112,7 @@ deadlines:
 # How long refusals take at a full member, and how late ticks come under 2,000 connections.
 overload:
 	$(ANSWERS) overload -- --ignored --nocapture --test-threads 1
+
+# What the wall in front of raft costs per append.
+vet:
+	cargo test --release -p raftnode --lib vetting_an_append -- --ignored --nocapture

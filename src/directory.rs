@@ -199,13 +199,13 @@ impl Directory {
 
 /// Nothing starts where there is a tombstone (D4).
 fn refuse_buried(fs: &dyn Fs, path: &Path) -> Result<(), Error> {
-    let ends: [(_, fn(String) -> Error); 2] = [(REMOVED, Error::Removed), (LOST, Error::LostData)];
-    for (name, end) in ends {
+    for name in [REMOVED, LOST] {
         let tombstone = path.join(name);
         if exists(fs, &tombstone)? {
             let why = wal::fs::read_file(fs, &tombstone, 64 << 10)
                 .map_err(|source| unusable("read", &tombstone, source))?;
-            return Err(end(String::from_utf8_lossy(&why).trim().to_owned()));
+            let why = String::from_utf8_lossy(&why).trim().to_owned();
+            return Err(if name == LOST { Error::LostData(why) } else { Error::Removed(why) });
         }
     }
     Ok(())

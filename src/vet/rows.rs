@@ -838,3 +838,26 @@ fn drain_answers(raw: &mut Raw) -> usize {
     let is_answer = |m: &&Message| m.get_msg_type() == MessageType::MsgReadIndexResp;
     drain(raw).iter().filter(is_answer).count()
 }
+
+/// What the wall costs: an append of 64 entries that overlaps nothing, as it comes under load, and
+/// one that overlaps what is committed all the way. `make vet`.
+#[test]
+#[ignore = "a figure: in release, with nothing else running"]
+#[expect(clippy::print_stdout, reason = "for whoever runs it")]
+fn vetting_an_append_is_cheap() {
+    const ROUNDS: u32 = 200_000;
+    let raw = bare(State::Follower);
+    let entries: Vec<_> = (LAST + 1..LAST + 65).map(|index| (index, TERM)).collect();
+    let usual = append(LAST, TERM, &entries);
+    let deep = append(1, 1, &(2..=LAST).map(|index| (index, term_of(index))).collect::<Vec<_>>());
+    for (name, message) in [("64 new entries", usual), ("8 known entries", deep)] {
+        assert_eq!(vet_for(&raw, &message), Verdict::Accept);
+        let started = std::time::Instant::now();
+        for _ in 0..ROUNDS {
+            std::hint::black_box(vet_for(&raw, std::hint::black_box(&message)));
+        }
+        let each = started.elapsed() / ROUNDS;
+        println!("vet, {name}: {each:?}");
+        assert!(each < std::time::Duration::from_micros(1), "{name}: {each:?}");
+    }
+}
