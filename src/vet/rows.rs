@@ -583,6 +583,61 @@ fn rows() -> Vec<Row> {
             Dropped,
         ),
         Row(
+            "a log newer than its own candidate",
+            Waiting,
+            message(MsgRequestVote, |m| (m.index, m.log_term, m.term) = (1, 9, 6)),
+            Breaks(|raw| raw.raft.vote == 2),
+            Dropped,
+        ),
+        Row(
+            "a context that is copied and sent back",
+            Follower,
+            message(MsgHeartbeat, |m| m.context = vec![0; 1 << 20].into()),
+            Breaks(|raw| drain(raw).iter().any(|m| m.context.len() == 1 << 20)),
+            Dropped,
+        ),
+        Row(
+            "a question to one that does not lead",
+            Follower,
+            question(MsgReadIndex, 1, |m| (m.from, m.term) = (3, 0)),
+            Breaks(|raw| drain(raw).iter().any(|m| m.to == 2 && m.from == 3)),
+            Dropped,
+        ),
+        Row(
+            "a question of a stranger",
+            Settled,
+            question(MsgReadIndex, 1, |m| (m.from, m.term) = (9, 0)),
+            Breaks(|raw| drain(raw).iter().any(|m| !m.context.is_empty())),
+            Dropped,
+        ),
+        Row(
+            "an answer that another life of this member asked for",
+            Follower,
+            message(MsgReadIndexResp, |m| {
+                let data = Key { node: 1, nonce: NONCE + 1, sequence: 1 }.encode().to_vec().into();
+                m.set_entries(vec![Entry { data, ..Entry::default() }].into());
+            }),
+            Breaks(|raw| raw.ready().read_states().len() == 1),
+            Dropped,
+        ),
+        Row(
+            "an entry whose context is no proposal's name",
+            Follower,
+            changed(append(10, 5, &[(11, 5)]), |m| {
+                m.mut_entries()[0].context = vec![0; Key::LEN + 1].into();
+            }),
+            Breaks(|raw| raw.raft.raft_log.last_index() == LAST + 1),
+            Dropped,
+        ),
+        // raft ignores it, and so waits for ever.
+        Row(
+            "a snapshot of a cluster without this member",
+            Follower,
+            snapshot(|s| s.mut_conf_state().voters = vec![2, 3]),
+            NoHarm,
+            Dropped,
+        ),
+        Row(
             "a second leader of one term",
             Follower,
             changed(append(9, 4, &[(10, 4)]), |m| m.from = 3),
@@ -685,12 +740,14 @@ fn nobody_is_condemned_on_old_news_or_by_strangers() {
         if *wants == Dropped {
             return Ok(());
         }
-        let raw = bare(*state);
         let old = changed(message.clone(), |m| m.term = TERM - 1);
         let strange = changed(message.clone(), |m| m.from = 9);
         for message in [old, strange] {
-            if let fatal @ Verdict::Fatal(_) = vet_for(&raw, &message) {
-                return Err(format!("{fatal:?} for {message:?}"));
+            // One that waits has no leader whose word would be asked for.
+            for raw in [bare(*state), bare(State::Waiting)] {
+                if let fatal @ Verdict::Fatal(_) = vet_for(&raw, &message) {
+                    return Err(format!("{fatal:?} for {message:?}"));
+                }
             }
         }
         Ok(())
