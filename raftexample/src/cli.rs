@@ -62,6 +62,8 @@ pub enum Command {
     Cluster(crate::cluster::Args),
     /// Measures committed writes per second and their latency.
     Bench(crate::bench::Args),
+    /// Shows or checks what a member keeps on disk, while it is down.
+    Wal(crate::inspect::Args),
 }
 
 impl Command {
@@ -71,6 +73,7 @@ impl Command {
         match self {
             Command::Cluster(args) => crate::cluster::run(args),
             Command::Bench(args) => crate::bench::run(args),
+            Command::Wal(args) => crate::inspect::run(args),
         }
     }
 }
