@@ -101,7 +101,7 @@ fn conclude(
         }
     }
     for path in &report.leftovers {
-        out.note(path, "left by a crash; the next start removes it")?;
+        out.note(path, "not part of the log; the next start removes it")?;
     }
     Ok(())
 }
@@ -241,7 +241,7 @@ impl<'a, 'b> Teller<'a, 'b> {
     }
 }
 
-fn content(payload: &[u8]) -> Content<'_> {
+pub(super) fn content(payload: &[u8]) -> Content<'_> {
     let Some((kind, context_end)) = split_payload(payload) else {
         return Content::Unknown(payload);
     };
