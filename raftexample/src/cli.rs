@@ -63,6 +63,11 @@ pub enum Command {
     /// Measures committed writes per second and their latency.
     Bench(crate::bench::Args),
     /// Shows or checks what a member keeps on disk, while it is down.
+    ///
+    /// Nothing is changed, and a directory whose member runs is refused.
+    ///
+    /// Exit codes: 0 sound, 1 cannot be read or is in use, 2 wrong usage, 3 corrupt. A torn end is
+    /// sound: it is a batch that was never acknowledged, and the next start cuts it off.
     Wal(crate::inspect::Args),
 }
 

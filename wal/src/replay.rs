@@ -493,11 +493,8 @@ impl Scan<'_> {
                 if let Some(frame) = later {
                     survey.has_later_frame = true;
                     let bytes = self.window.frame(at, &frame).context("read", self.path)?;
-                    if frame.verify(bytes, seed)
-                        && frame.parse(bytes, &mut self.contents).is_ok()
-                        && let Some(last) = self.contents.entries.last()
-                    {
-                        survey.last_index = survey.last_index.max(Some(last.index));
+                    if frame.verify(bytes, seed) && frame.parse(bytes, &mut self.contents).is_ok() {
+                        survey.last_index = survey.last_index.max(self.contents.reaches());
                     }
                 }
             }
@@ -531,7 +528,7 @@ struct Survey {
     /// The end of the last sector that is not zeros.
     nonzero_end: Option<u64>,
     has_later_frame: bool,
-    /// The highest entry in a later frame that is whole.
+    /// The highest entry that a later frame which is whole proves to have been there.
     last_index: Option<u64>,
 }
 

@@ -21,12 +21,7 @@ use raftnode::inspect::{self, Content, Inspection, Item, What};
 /// Something is corrupt.
 const CORRUPT: u8 = 3;
 
-/// Show or check what a member keeps on disk, while it is down.
-///
-/// Nothing is changed, and a directory whose member runs is refused.
-///
-/// Exit codes: 0 sound, 1 cannot be read or is in use, 2 wrong usage, 3 corrupt. A torn end is sound:
-/// it is a batch that was never acknowledged, and the next start cuts it off.
+/// What is to be done with which path.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
