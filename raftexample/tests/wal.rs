@@ -260,7 +260,7 @@ fn each_case_has_its_exit_code() {
             "data",
             |d| flip(&genesis(d), 30, 0),
             3,
-            "data: corrupt: 2 found, 5 files sound",
+            "data: corrupt: 2 faults, 5 files sound",
             true,
         ),
         ("the file", "data/snap", |d| flip(&genesis(d), 30, 0), 3, "fails its checksum", true),

@@ -244,9 +244,9 @@ pub enum Error {
     /// Its member runs.
     #[error("{} is in use by {holder}; stop it first, or look at a copy", path.display())]
     Locked {
-        /// The data directory.
+        /// What was to be looked at.
         path: PathBuf,
-        /// Who holds it, as far as that is known.
+        /// Who holds its data directory, as far as that is known.
         holder: String,
     },
     /// It is nothing that this program writes.
@@ -287,7 +287,7 @@ impl Error {
 pub fn open(path: &Path) -> Result<Inspection, Error> {
     let kind = kind_of(path)?;
     let lock = match data_directory(path, kind)? {
-        Some(directory) => lock_out(&directory)?,
+        Some(directory) => lock_out(&directory, path)?,
         None => None,
     };
     Ok(Inspection { path: path.to_owned(), kind, _lock: lock })
@@ -456,13 +456,13 @@ fn data_directory(path: &Path, kind: Kind) -> Result<Option<PathBuf>, Error> {
     })
 }
 
-/// Keeps a member from starting on `directory`; refuses if one runs.
-fn lock_out(directory: &Path) -> Result<Option<Lock>, Error> {
+/// Keeps a member from starting on `directory`; refuses to look at `path` if one runs.
+fn lock_out(directory: &Path, path: &Path) -> Result<Option<Lock>, Error> {
     let file = directory.join(LOCK);
     DiskFs.lock_out(&file).map_err(|error| match error {
         LockError::Held { pid } => {
             let holder = pid.map_or("an unknown process".into(), |pid| format!("process {pid}"));
-            Error::Locked { path: directory.to_owned(), holder }
+            Error::Locked { path: path.to_owned(), holder }
         }
         LockError::Io(source) => Error::Unreadable { operation: "lock", path: file, source },
     })

@@ -69,7 +69,8 @@ impl Display for Summary {
         match (self.n_corrupt, self.is_torn) {
             (0, false) => write!(f, "sound: {}", files(self.n_sound)),
             (0, true) => write!(f, "sound: {}, with a torn end", files(self.n_sound)),
-            (n, _) => write!(f, "corrupt: {n} found, {} sound", files(self.n_sound)),
+            (1, _) => write!(f, "corrupt: 1 fault, {} sound", files(self.n_sound)),
+            (n, _) => write!(f, "corrupt: {n} faults, {} sound", files(self.n_sound)),
         }
     }
 }
