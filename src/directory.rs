@@ -42,12 +42,12 @@ use crate::snapshot::{self, Failure, Header, Reader, SnapshotFile};
 use crate::storage::{self, Storage};
 use crate::{Config, Error, pins};
 
-const IDENTITY: &str = "identity";
-const LOCK: &str = "LOCK";
-const WAL: &str = "wal";
-const SNAP: &str = "snap";
-const REMOVED: &str = "removed";
-const LOST: &str = "lost";
+pub(crate) const IDENTITY: &str = "identity";
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const WAL: &str = "wal";
+pub(crate) const SNAP: &str = "snap";
+pub(crate) const REMOVED: &str = "removed";
+pub(crate) const LOST: &str = "lost";
 
 /// Has a member that is about to join registered, and learns its cluster's id.
 pub(crate) type Register<'a> = &'a mut dyn FnMut(&Identity) -> Result<u64, Error>;

@@ -58,6 +58,7 @@
 //! - N7 Term, vote and commit index never regress on disk.
 //! - N8 Every accepted proposal gets exactly one outcome, and it is true.
 
+pub mod inspect;
 pub mod machine;
 pub mod membership;
 #[doc(hidden)]

@@ -449,20 +449,26 @@ fn payload_head(entry: &Entry) -> [u8; 4] {
     [kind, 0, length[0], length[1]]
 }
 
-/// The checksum of the batch has been verified: a payload that does not decode was never written
-/// by this program.
-fn decode_payload(stored: wal::Entry) -> Entry {
-    let payload = stored.payload;
-    let rule = "G1: a stored entry decodes to what was stored";
-    let head = payload.first_chunk::<4>().expect(rule);
+/// What an entry is and where its context ends, which begins at 4; none if this program never
+/// wrote such a payload.
+pub(crate) fn split_payload(payload: &[u8]) -> Option<(EntryType, usize)> {
+    let head = payload.first_chunk::<4>()?;
     let context_end = 4 + usize::from(u16::from_le_bytes([head[2], head[3]]));
-    assert!(context_end <= payload.len(), "{rule}");
     let kind = match head[0] {
         0 => EntryType::EntryNormal,
         1 => EntryType::EntryConfChange,
         2 => EntryType::EntryConfChangeV2,
-        other => panic!("{rule}: entry type {other}"),
+        _ => return None,
     };
+    (context_end <= payload.len()).then_some((kind, context_end))
+}
+
+/// The checksum of the batch has been verified: a payload that does not decode was never written
+/// by this program.
+fn decode_payload(stored: wal::Entry) -> Entry {
+    let payload = stored.payload;
+    let split = split_payload(&payload);
+    let (kind, context_end) = split.expect("G1: a stored entry decodes to what was stored");
     let mut entry = Entry::default();
     entry.set_entry_type(kind);
     entry.index = stored.index;

@@ -62,6 +62,13 @@ pub enum Command {
     Cluster(crate::cluster::Args),
     /// Measures committed writes per second and their latency.
     Bench(crate::bench::Args),
+    /// Shows or checks what a member keeps on disk, while it is down.
+    ///
+    /// Nothing is changed, and a directory whose member runs is refused.
+    ///
+    /// Exit codes: 0 sound, 1 cannot be read or is in use, 2 wrong usage, 3 corrupt. A torn end is
+    /// sound: it is a batch that was never acknowledged, and the next start cuts it off.
+    Wal(crate::inspect::Args),
 }
 
 impl Command {
@@ -71,6 +78,7 @@ impl Command {
         match self {
             Command::Cluster(args) => crate::cluster::run(args),
             Command::Bench(args) => crate::bench::run(args),
+            Command::Wal(args) => crate::inspect::run(args),
         }
     }
 }

@@ -12,7 +12,8 @@
 //! - [`httpapi`]: the client port.
 //! - [`logging`]: one logger, on standard error.
 //! - [`run`]: a node's life from its settings to its exit code.
-//! - [`cluster`]: the Procfile runner, and [`mod@bench`]: the load generator.
+//! - [`cluster`]: the Procfile runner, [`mod@bench`]: the load generator, and [`inspect`]: the tools
+//!   that look at what a member keeps on disk.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod httpapi;
+pub mod inspect;
 pub mod kvstore;
 pub mod logging;
 pub mod run;

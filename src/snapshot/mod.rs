@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use wal::fs::Fs;
 
 pub(crate) use header::{Header, VERSION};
-pub(crate) use read::{Outgoing, Reader, verify};
+pub(crate) use read::{Outgoing, Reader, state_bytes, verify};
 pub(crate) use receive::{Announced, Incoming, Received};
 pub(crate) use write::write;
 

@@ -30,6 +30,19 @@ pub(crate) fn verify(
     }
 }
 
+/// The length of the state in a file that was verified, as its end record has it.
+///
+/// # Errors
+///
+/// The disk's.
+pub(crate) fn state_bytes(fs: &dyn Fs, file: &SnapshotFile) -> Result<u64, Failure> {
+    let mut word = [0; WORD];
+    let at = file.bytes - 2 * WORD as u64;
+    let opened = fs.open(&file.path, Access::Read).map_err(Failure::disk("open", &file.path))?;
+    opened.read_full_at(at, &mut word).map_err(Failure::disk("read", &file.path))?;
+    Ok(u64::from_le_bytes(word))
+}
+
 /// The body of a snapshot. Gives no byte of a chunk before its checksum held, and ends only where
 /// the file's end record says so: anything else is an error of kind `InvalidData`.
 pub(crate) struct Reader {

@@ -232,6 +232,24 @@ impl LogIndex {
         Ok(())
     }
 
+    /// Takes a batch that overwrites entries from before the log's beginning for the beginning, if
+    /// what came before is not at hand. The term there stays 0, unknown, until a marker tells it.
+    pub(crate) fn reach_back(&mut self, batch: &Contents) {
+        if let Some(first) = batch.entries.first()
+            && first.index <= self.base.index
+            && first.index > self.hard_state.commit
+        {
+            self.cut(first.index);
+            self.base = Position { index: first.index - 1, term: 0 };
+        }
+        if let Some(marker) = batch.marker
+            && marker.index == self.base.index
+            && self.base.term == 0
+        {
+            self.base.term = marker.term;
+        }
+    }
+
     /// Enters a batch that `check` has let pass; returns the lowest index that it wrote or cut at.
     pub(crate) fn apply(&mut self, batch: &Contents, place: Place) -> Option<u64> {
         let mut lowest = None;

@@ -77,6 +77,7 @@ mod deferred;
 mod error;
 pub mod fs;
 mod index;
+pub mod inspect;
 pub mod record;
 mod replay;
 pub mod segment;

@@ -158,6 +158,14 @@ impl Contents {
         self.hard_state = None;
     }
 
+    /// The highest entry that the log held with this batch, as far as the batch tells: its own, or
+    /// what it says is committed or in a snapshot.
+    pub(crate) fn reaches(&self) -> Option<u64> {
+        let entry = self.entries.last().map(|entry| entry.index);
+        let marker = self.marker.map(|marker| marker.index);
+        entry.max(marker).max(self.hard_state.map(|state| state.commit))
+    }
+
     fn count(&self) -> usize {
         self.entries.len()
             + usize::from(self.marker.is_some())

@@ -2,7 +2,8 @@
 //!
 //! Replay changes nothing on disk: it says what is there, and `Wal::open` does what follows from
 //! it. It holds one batch at a time. It allocates by no length that a checksum has not covered and
-//! the file's size does not bound.
+//! the file's size does not bound. Whoever only wants to look (`inspect`) watches the same replay, so
+//! that there is one judge of what is torn and what is corrupt.
 //!
 //! # The end of the newest segment
 //!
@@ -59,6 +60,46 @@ pub(crate) struct End {
     pub(crate) previous: u64,
 }
 
+/// Who looks on. What is shown has been verified and is part of the log.
+pub(crate) trait Watch {
+    /// Asked before each batch: whether to end with [`Error::Interrupted`].
+    fn is_stopped(&mut self) -> bool {
+        false
+    }
+
+    /// A segment whose header holds.
+    fn segment(&mut self, _path: &Path, _header: &Header, _bytes: u64) {}
+
+    /// A frame that holds, and the log with it.
+    fn frame(&mut self, _seen: &Seen<'_>, _index: &LogIndex) {}
+}
+
+/// A frame that holds.
+pub(crate) struct Seen<'a> {
+    pub(crate) frame: FrameHeader,
+    pub(crate) offset: u64,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) contents: &'a Contents,
+}
+
+/// One who only wants to be asked whether to stop.
+struct Stop<'a>(&'a dyn Fn() -> bool);
+
+impl Watch for Stop<'_> {
+    fn is_stopped(&mut self) -> bool {
+        (self.0)()
+    }
+}
+
+/// Whose segments are read, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// This member's, to be written to.
+    Member { cluster: u64, node: u64 },
+    /// Whoever the first segment says, and nothing is ever written.
+    Onlooker,
+}
+
 /// Replays the segments with these sequences and first indexes, which must be contiguous.
 pub(crate) fn replay(
     fs: &dyn Fs,
@@ -67,6 +108,22 @@ pub(crate) fn replay(
     options: &Options,
     stop: &dyn Fn() -> bool,
 ) -> Result<Replayed> {
+    let reader = Reader::Member { cluster: options.cluster, node: options.node };
+    replay_watched(fs, dir, names, reader, &mut Stop(stop))
+}
+
+/// As [`replay`], with someone who looks on.
+pub(crate) fn replay_watched(
+    fs: &dyn Fs,
+    dir: &Path,
+    names: &[(u64, u64)],
+    reader: Reader,
+    watch: &mut dyn Watch,
+) -> Result<Replayed> {
+    let mut owner = match reader {
+        Reader::Member { cluster, node } => Some((cluster, node)),
+        Reader::Onlooker => None,
+    };
     let mut segments = Vec::with_capacity(names.len());
     let mut log: Option<(LogIndex, End)> = None;
     let mut unsealed = None;
@@ -76,7 +133,8 @@ pub(crate) fn replay(
         let path = dir.join(file_name(sequence, first_index));
         let next = names.get(at + 1).map(|next| next.1);
         // All but the last two are never written again.
-        let access = if at + 2 < names.len() { Access::Read } else { Access::ReadWrite };
+        let is_final = at + 2 < names.len() || reader == Reader::Onlooker;
+        let access = if is_final { Access::Read } else { Access::ReadWrite };
         let file = fs.open(&path, access).context("open", &path)?;
         if next.is_none() {
             // What a process that died has written may be in the cache alone, and after a failed
@@ -88,9 +146,12 @@ pub(crate) fn replay(
             path: &path,
             window: Window::new(&*file, size, CHUNK_BYTES),
             next_first_index: next,
+            owner,
+            is_alone: false,
             contents: Contents::default(),
         };
-        let outcome = scan.run(log.take(), (sequence, first_index), options, stop)?;
+        let outcome = scan.run(log.take(), Some((sequence, first_index)), watch)?;
+        owner = Some((outcome.header.cluster, outcome.header.node));
         if let Some(end) = unsealed {
             let End { offset, .. } = end;
             if outcome.n_batches > 0 || outcome.torn.is_some() {
@@ -140,26 +201,50 @@ pub(crate) fn replay(
     Ok(Replayed { segments, index, end, head_end, unsealed, torn })
 }
 
+/// Replays one segment without those before it, of which it may be the only one left.
+///
+/// A name that is not a segment's says nothing about the header. `next_first_index` is that of the
+/// segment that follows, if one is known to.
+pub(crate) fn replay_alone(
+    fs: &dyn Fs,
+    path: &Path,
+    name: Option<(u64, u64)>,
+    next_first_index: Option<u64>,
+    watch: &mut dyn Watch,
+) -> Result<Outcome> {
+    let file = fs.open(path, Access::Read).context("open", path)?;
+    file.forget_cache().context("drop the cache of", path)?;
+    let size = file.size().context("measure", path)?;
+    let window = Window::new(&*file, size, CHUNK_BYTES);
+    let contents = Contents::default();
+    Scan { path, window, next_first_index, owner: None, is_alone: true, contents }
+        .run(None, name, watch)
+}
+
 /// One segment being replayed.
 struct Scan<'a> {
     path: &'a Path,
     window: Window<'a>,
     /// The first index of the segment that follows; none follows the newest.
     next_first_index: Option<u64>,
+    /// The cluster and the node that the header must name.
+    owner: Option<(u64, u64)>,
+    /// Whether the segments before and after it are not looked at.
+    is_alone: bool,
     contents: Contents,
 }
 
-struct Outcome {
+pub(crate) struct Outcome {
     header: Header,
     seed: u64,
     head_marker: Option<crate::Marker>,
-    index: LogIndex,
+    pub(crate) index: LogIndex,
     end: End,
     head_end: u64,
     lowest: u64,
     n_batches: u64,
-    is_sealed: bool,
-    torn: Option<Torn>,
+    pub(crate) is_sealed: bool,
+    pub(crate) torn: Option<Torn>,
 }
 
 impl Scan<'_> {
@@ -167,13 +252,20 @@ impl Scan<'_> {
     fn run(
         mut self,
         log: Option<(LogIndex, End)>,
-        name: (u64, u64),
-        options: &Options,
-        stop: &dyn Fn() -> bool,
+        name: Option<(u64, u64)>,
+        watch: &mut dyn Watch,
     ) -> Result<Outcome> {
-        let (header, seed) = self.header(log.as_ref(), name, options)?;
+        let (header, seed) = self.header(log.as_ref(), name)?;
+        watch.segment(self.path, &header, self.window.size);
         let offset = HEADER_LEN as u64;
-        let (mut index, mut end, head_marker) = self.head(log, &header, seed, offset)?;
+        let Head { mut index, frame, marker: head_marker } =
+            self.head(log, &header, seed, offset)?;
+        self.show(frame, offset, &index, watch)?;
+        let mut end = End {
+            offset: offset + frame.frame_len(),
+            sequence: frame.sequence + 1,
+            previous: frame.checksum,
+        };
         let head_end = end.offset;
         let outcome = |index, end, lowest, n_batches, is_sealed, torn| Outcome {
             header,
@@ -190,13 +282,16 @@ impl Scan<'_> {
         let mut lowest = u64::MAX;
         let mut n_batches = 0;
         loop {
-            if stop() {
+            if watch.is_stopped() {
                 return Err(Error::Interrupted);
             }
             let Some(frame) = self.frame(seed, end)? else {
                 let torn = self.judge(seed, end, index.last_index())?;
                 return Ok(outcome(index, end, lowest, n_batches, false, torn));
             };
+            if self.is_alone && frame.kind == Kind::Batch {
+                index.reach_back(&self.contents);
+            }
             let corrupt =
                 |scan: &Self, reason| scan.corrupt(end.offset, index.last_index(), None, reason);
             let next = end.offset + frame.frame_len();
@@ -204,7 +299,7 @@ impl Scan<'_> {
                 Kind::Batch => {}
                 Kind::Head => return Err(corrupt(&self, "a head that is not the first frame")),
                 Kind::Seal => {
-                    if self.next_first_index.is_none() {
+                    if self.next_first_index.is_none() && !self.is_alone {
                         let following = file_name(header.sequence + 1, index.last_index() + 1);
                         return Err(Error::Missing {
                             path: self.path.with_file_name(following),
@@ -214,6 +309,8 @@ impl Scan<'_> {
                     if self.survey(next, seed, u64::MAX)?.nonzero_end.is_some() {
                         return Err(corrupt(&self, "bytes behind the seal"));
                     }
+                    self.contents.clear();
+                    self.show(frame, end.offset, &index, watch)?;
                     return Ok(outcome(index, end, lowest, n_batches, true, None));
                 }
             }
@@ -223,23 +320,40 @@ impl Scan<'_> {
             let place = Place { segment: header.sequence, start: end.offset, end: next };
             lowest = index.apply(&self.contents, place).map_or(lowest, |low| low.min(lowest));
             n_batches += 1;
+            self.show(frame, end.offset, &index, watch)?;
             end = End { offset: next, sequence: end.sequence + 1, previous: frame.checksum };
         }
+    }
+
+    /// Shows the frame that was verified last, which the window still holds.
+    fn show(
+        &mut self,
+        frame: FrameHeader,
+        offset: u64,
+        index: &LogIndex,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        let bytes = self.window.frame(offset, &frame).context("read", self.path)?;
+        watch.frame(&Seen { frame, offset, bytes, contents: &self.contents }, index);
+        Ok(())
     }
 
     /// The segment's header, which must fit its name and the log before it.
     fn header(
         &mut self,
         log: Option<&(LogIndex, End)>,
-        (sequence, first_index): (u64, u64),
-        options: &Options,
+        name: Option<(u64, u64)>,
     ) -> Result<(Header, u64)> {
-        let last_index = first_index.saturating_sub(1);
+        let last_index = name.map_or(0, |(_, first_index)| first_index.saturating_sub(1));
         let bytes = self.window.get(0, HEADER_LEN).context("read", self.path)?;
         if bytes.len() < HEADER_LEN {
             return Err(self.corrupt(0, last_index, None, "the header is cut off"));
         }
-        let (header, seed) = match Header::decode(bytes, options.cluster, options.node) {
+        let decoded = match self.owner {
+            Some((cluster, node)) => Header::decode(bytes, cluster, node),
+            None => Header::decode_any(bytes),
+        };
+        let (header, seed) = match decoded {
             Ok(decoded) => decoded,
             Err(BadHeader::Foreign(Foreign::Magic)) if is_zero(bytes) => {
                 return Err(self.corrupt(0, last_index, None, "the header is zeros"));
@@ -251,7 +365,8 @@ impl Scan<'_> {
                 return Err(self.corrupt(0, last_index, None, "the header's checksum is wrong"));
             }
         };
-        if header.sequence != sequence || header.base.index.checked_add(1) != Some(first_index) {
+        let named = header.base.index.checked_add(1).map(|first| (header.sequence, first));
+        if named.is_none() || name.is_some_and(|name| named != Some(name)) {
             return Err(self.corrupt(0, last_index, None, "the header is that of another segment"));
         }
         if let Some((index, end)) = log
@@ -270,7 +385,7 @@ impl Scan<'_> {
         header: &Header,
         seed: u64,
         offset: u64,
-    ) -> Result<(LogIndex, End, Option<crate::Marker>)> {
+    ) -> Result<Head> {
         let last_index = header.base.index;
         // The frame sequence of the first retained segment is known from nowhere else.
         let bytes = self.window.get(offset, SECTOR as usize).context("read", self.path)?;
@@ -304,12 +419,7 @@ impl Scan<'_> {
                 index
             }
         };
-        let end = End {
-            offset: offset + frame.frame_len(),
-            sequence: frame.sequence + 1,
-            previous: frame.checksum,
-        };
-        Ok((index, end, self.contents.marker))
+        Ok(Head { index, frame, marker: self.contents.marker })
     }
 
     /// The valid frame at `end`, its records in `self.contents`; none if what is there is not.
@@ -383,11 +493,8 @@ impl Scan<'_> {
                 if let Some(frame) = later {
                     survey.has_later_frame = true;
                     let bytes = self.window.frame(at, &frame).context("read", self.path)?;
-                    if frame.verify(bytes, seed)
-                        && frame.parse(bytes, &mut self.contents).is_ok()
-                        && let Some(last) = self.contents.entries.last()
-                    {
-                        survey.last_index = survey.last_index.max(Some(last.index));
+                    if frame.verify(bytes, seed) && frame.parse(bytes, &mut self.contents).is_ok() {
+                        survey.last_index = survey.last_index.max(self.contents.reaches());
                     }
                 }
             }
@@ -409,12 +516,19 @@ impl Scan<'_> {
     }
 }
 
+/// The beginning of a segment, and the log up to there.
+struct Head {
+    index: LogIndex,
+    frame: FrameHeader,
+    marker: Option<crate::Marker>,
+}
+
 #[derive(Debug, Default)]
 struct Survey {
     /// The end of the last sector that is not zeros.
     nonzero_end: Option<u64>,
     has_later_frame: bool,
-    /// The highest entry in a later frame that is whole.
+    /// The highest entry that a later frame which is whole proves to have been there.
     last_index: Option<u64>,
 }
 

@@ -112,6 +112,20 @@ impl Header {
         cluster: u64,
         node: u64,
     ) -> Result<(Header, u64), BadHeader> {
+        let (header, seed) = Self::decode_any(bytes)?;
+        if header.cluster != cluster {
+            let found = header.cluster;
+            return Err(BadHeader::Foreign(Foreign::Cluster { found, expected: cluster }));
+        }
+        if header.node != node {
+            let found = header.node;
+            return Err(BadHeader::Foreign(Foreign::Node { found, expected: node }));
+        }
+        Ok((header, seed))
+    }
+
+    /// The header and its checksum, if it is whole, whoever it belongs to.
+    pub(crate) fn decode_any(bytes: &[u8]) -> Result<(Header, u64), BadHeader> {
         if !bytes.starts_with(&MAGIC) {
             return Err(BadHeader::Foreign(Foreign::Magic));
         }
@@ -131,14 +145,6 @@ impl Header {
             base: Position { index: word(40)?, term: word(48)? },
             previous: word(56)?,
         };
-        if header.cluster != cluster {
-            let found = header.cluster;
-            return Err(BadHeader::Foreign(Foreign::Cluster { found, expected: cluster }));
-        }
-        if header.node != node {
-            let found = header.node;
-            return Err(BadHeader::Foreign(Foreign::Node { found, expected: node }));
-        }
         Ok((header, seed))
     }
 

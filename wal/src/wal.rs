@@ -184,7 +184,9 @@ impl Wal {
         options: Options,
         stop: &dyn Fn() -> bool,
     ) -> Result<(Wal, Opened)> {
-        let Found { names, unfinished, doomed, released } = survey(&*fs, dir)?;
+        let found = survey(&*fs, dir)?;
+        contiguous(dir, &found.names).map_err(|(_, error)| error)?;
+        let Found { names, unfinished, doomed, released } = found;
         let mut log = replay(&*fs, dir, &names, &options, stop)?;
 
         // Only now is anything changed: a log that is refused stays as it was found.
@@ -533,16 +535,16 @@ impl fmt::Debug for Wal {
 
 /// What is in the log's directory.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     /// Sequence and first index of each segment, oldest first.
-    names: Vec<(u64, u64)>,
-    unfinished: Vec<PathBuf>,
+    pub(crate) names: Vec<(u64, u64)>,
+    pub(crate) unfinished: Vec<PathBuf>,
     /// Segments before the one that `released` says is released.
-    doomed: Vec<PathBuf>,
-    released: Option<PathBuf>,
+    pub(crate) doomed: Vec<PathBuf>,
+    pub(crate) released: Option<PathBuf>,
 }
 
-fn survey(fs: &dyn Fs, dir: &Path) -> Result<Found> {
+pub(crate) fn survey(fs: &dyn Fs, dir: &Path) -> Result<Found> {
     let mut found = Found::default();
     let mut released_sequence = 0;
     for name in fs.list(dir).context("list", dir)? {
@@ -564,18 +566,25 @@ fn survey(fs: &dyn Fs, dir: &Path) -> Result<Found> {
     let kept = found.names.partition_point(|name| name.0 <= released_sequence);
     let doomed = found.names.drain(..kept);
     found.doomed = doomed.map(|(s, first)| dir.join(segment::file_name(s, first))).collect();
-    for pair in found.names.windows(2) {
+    Ok(found)
+}
+
+/// # Errors
+///
+/// How many segments there are before the first that does not follow on the one before it, and why.
+pub(crate) fn contiguous(dir: &Path, names: &[(u64, u64)]) -> Result<(), (usize, Error)> {
+    for (at, pair) in names.windows(2).enumerate() {
         let (before, after) = (pair[0].0, pair[1].0);
         if after == before {
             let path = dir.join(segment::file_name(pair[1].0, pair[1].1));
-            return Err(Error::Foreign { path, what: Foreign::Name });
+            return Err((at, Error::Foreign { path, what: Foreign::Name }));
         }
         if after != before + 1 {
             let path = dir.join(format!("{:016x}-*.wal", before + 1));
-            return Err(Error::Missing { path, why: "the segments around it are there" });
+            return Err((at + 1, Error::Missing { path, why: "the segments around it are there" }));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn seal(segment: &mut Segment, end: End) -> Result<()> {

@@ -128,6 +128,22 @@ fn every_flipped_byte_is_refused_or_costs_the_last_batch_alone() {
     }
 }
 
+/// What is lost is named to its last entry, also where only a later commit index tells of that.
+#[test]
+fn a_later_commit_index_tells_how_far_the_damage_reaches() {
+    let steps =
+        [save(None, [entry(2, 1, 10), entry(3, 1, 10)], None), save(None, [], Some((1, 2, 3)))];
+    let log = Log::of(&steps);
+    let fs = log.copy();
+    let byte = log.bytes(log.last())[1100];
+    let file = fs.open(log.last(), Access::ReadWrite).unwrap();
+    file.write_all_at(1100, &[byte ^ 1]).unwrap();
+    match open(&fs) {
+        Err(Error::Corrupt { offset: 1024, first_index: 2, last_index: Some(3), .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A whole sector lost from the last batch alone is a torn write; from any other it is damage.
 #[test]
 fn every_zeroed_sector_is_refused_or_cuts_the_last_batch() {

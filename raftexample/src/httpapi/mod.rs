@@ -24,7 +24,7 @@ mod patience;
 mod query;
 mod route;
 mod server;
-mod text;
+pub(crate) mod text;
 mod txn;
 mod view;
 mod watch;

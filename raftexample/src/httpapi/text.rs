@@ -65,7 +65,7 @@ pub(super) fn percent_decode(raw: &str) -> Option<Cow<'_, [u8]>> {
 }
 
 /// A key as JSON has it.
-pub(super) fn percent_encode(key: &[u8]) -> String {
+pub(crate) fn percent_encode(key: &[u8]) -> String {
     percent_encoding::percent_encode(key, ENCODED).to_string()
 }
 

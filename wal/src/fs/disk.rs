@@ -17,6 +17,32 @@ use super::{Access, File, Fs, Lock, LockError};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskFs;
 
+impl DiskFs {
+    /// Keeps the holder of the lock file at `path` away for as long as the [`Lock`] lives, without
+    /// creating or changing the file; none if there is no such file, and so no holder.
+    ///
+    /// # Errors
+    ///
+    /// It is held, or cannot be opened or locked.
+    pub fn lock_out(&self, path: &Path) -> Result<Option<Lock>, LockError> {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Lock::new(file))),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held { pid: holder(path) }),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// The process that wrote itself into a lock file.
+fn holder(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 impl Fs for DiskFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
@@ -68,8 +94,7 @@ impl Fs for DiskFs {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(path).ok().and_then(|s| s.trim().parse().ok());
-                return Err(LockError::Held { pid });
+                return Err(LockError::Held { pid: holder(path) });
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
