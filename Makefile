@@ -1,5 +1,5 @@
 # run · cluster · test · check · fix · bench · bench-compare
-# linearizability: the history test, for as long as you like
+# linearizability: the history test, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload: figures, each with its limit
 #
@@ -9,7 +9,7 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare linearizability \
+.PHONY: run cluster build test check fix bench bench-compare linearizability fuzz \
 	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload vet
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
@@ -62,6 +62,11 @@ linearizability:
 	LINEARIZABILITY_SECONDS=$(SECONDS) LINEARIZABILITY_ROUNDS=$(ROUNDS) \
 	$(if $(SEED),LINEARIZABILITY_SEED=$(SEED)) \
 	cargo test -p tests --test linearizability -- --nocapture
+
+# Every fuzz target for SECONDS, two at a time. What one finds is repeated by the FUZZ_SEED that it
+# prints: FUZZ_SEED=<name>:<seed> cargo test -p <its crate> fuzz_<name> -- --nocapture
+fuzz:
+	@FUZZ_SECONDS=$(SECONDS) tests/fuzz/run
 
 # How soon three members with a long log serve again after kill -9, and their peak memory.
 ENTRIES ?= 1000000

@@ -70,6 +70,8 @@ mod config;
 mod defects;
 mod directory;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod key;
 mod leadership;

@@ -73,7 +73,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<BTreeMap<u64, u128>, String> {
         let [id, low, high] = [0, 1, 2].map(|nth| u64::from_le_bytes(words[nth]));
         (id, u128::from(low) | (u128::from(high) << 64))
     };
-    Ok(pins.iter().map(pin).collect())
+    let pins: Vec<_> = pins.iter().map(pin).collect();
+    // Of two pins for one id nobody could tell which is the member's.
+    if !pins.is_sorted_by(|(one, _), (next, _)| one < next) {
+        return Err("does not hold its pins in the order of their ids, each once".into());
+    }
+    Ok(pins.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -106,5 +111,22 @@ mod tests {
             assert!(decode(&bytes[..length]).is_err(), "length {length}");
         }
         assert!(decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    /// Two pins for one id, or pins in another order, are what this program never writes: the last
+    /// one was believed.
+    #[test]
+    fn pins_out_of_order_are_refused() {
+        for ids in [[2, 2], [3, 2]] {
+            let mut bytes = encode(&pins());
+            bytes.truncate(HEAD_LEN);
+            for id in ids {
+                bytes.extend(u64::to_le_bytes(id));
+                bytes.extend([7; 16]);
+            }
+            let crc = crc64(&bytes);
+            bytes.extend(crc.to_le_bytes());
+            assert!(decode(&bytes).unwrap_err().contains("order"), "{ids:?}");
+        }
     }
 }

@@ -543,4 +543,6 @@ impl Reader {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -136,4 +136,6 @@ fn invalid(what: impl Into<String>) -> io::Error {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -6,11 +6,11 @@ use wal::fs::{DiskFs, Fs, read_file};
 
 use super::snapshots::{self, Expected};
 use super::{Error, Item, Out, log, names};
-use crate::directory::{IDENTITY, LOCK, REMOVED, SNAP, WAL};
+use crate::directory::{IDENTITY, LOCK, LOST, REMOVED, SNAP, WAL};
 use crate::identity::Identity;
 
 /// Files that keep a member from ever starting here again, and say why.
-const TOMBSTONES: [&str; 2] = [REMOVED, "lost"];
+const TOMBSTONES: [&str; 2] = [REMOVED, LOST];
 const MAX_TOMBSTONE_BYTES: u64 = 64 << 10;
 const MAX_IDENTITY_BYTES: u64 = 4096;
 

@@ -18,6 +18,8 @@
 //!   gives one.
 //! - S4 After a failed write or sync nothing more is written to that file; it is removed.
 
+#[cfg(test)]
+mod fuzz;
 mod header;
 mod part;
 mod read;

@@ -301,6 +301,9 @@ fn parse_header(header: [u8; HEADER_LEN]) -> Result<(usize, u8), Malformed> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use raft::eraftpb::{EntryType, MessageType};

@@ -246,6 +246,9 @@ fn url(text: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

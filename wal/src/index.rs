@@ -13,6 +13,7 @@
 //! - W8 A marker does not contradict a committed entry.
 //! - W9 A batch is bounded, see [`MAX_BATCH_BYTES`](crate::MAX_BATCH_BYTES).
 //! - W10 Only what the newest marker covers is released.
+//! - W11 Indexes and terms stay below [`MAX_NUMBER`].
 //!
 //! A batch means its marker, then its entries, then its hard state. An entry replaces the one of
 //! its index and cuts off all that follow. A marker for an entry that the log holds changes
@@ -32,6 +33,10 @@ use crate::{
 /// A reader reads whole spans, so this is what a read of one entry costs at worst. At 64 MiB a
 /// segment it comes to 256 spans of 40 bytes.
 pub(crate) const SPAN_BYTES: u64 = 256 << 10;
+
+/// What no index and no term reaches, nor the number of a frame or segment: twice as much can still
+/// be counted. A log that holds more was not written by raft.
+pub(crate) const MAX_NUMBER: u64 = u64::MAX / 2;
 
 /// Where a frame lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +85,23 @@ macro_rules! ensure {
     };
 }
 
+/// W11 first: the other rules count.
+fn within_bounds(batch: &Contents) -> Result<(), Breach> {
+    let marker = batch.marker.map(|marker| (marker.index, marker.term));
+    let state = batch.hard_state.map(|state| (state.commit, state.term));
+    let entries = batch.entries.iter().map(|entry| (entry.index, entry.term));
+    for (index, term) in entries.chain(marker).chain(state) {
+        ensure!(index < MAX_NUMBER, "W11: index {index} is not below {MAX_NUMBER}");
+        ensure!(term < MAX_NUMBER, "W11: term {term} is not below {MAX_NUMBER}");
+    }
+    Ok(())
+}
+
 impl LogIndex {
     /// The index of a log that begins with this head.
     pub(crate) fn begin(base: Position, segment: u64, head: &Contents) -> Result<Self, Breach> {
         let hard_state = head.hard_state.unwrap_or_default();
+        within_bounds(head)?;
         ensure!(head.entries.is_empty(), "W4: a head holds entries");
         let commit = hard_state.commit;
         ensure!(commit <= base.index, "W3: commit {commit} passes last index {}", base.index);
@@ -157,6 +175,7 @@ impl LogIndex {
 
     /// Whether the batch may enter the log.
     pub(crate) fn check(&self, batch: &Contents) -> Result<(), Breach> {
+        within_bounds(batch)?;
         let old = self.hard_state;
         let new = batch.hard_state.unwrap_or(old);
         ensure!(new.term >= old.term, "W1: term falls from {} to {}", old.term, new.term);

@@ -69,13 +69,23 @@
 //!
 //! # Limits
 //!
-//! A newest segment that was cut short at a frame's end by someone else's hand looks like a log to
-//! which less was written; nothing on this disk tells the two apart. And the newest frame, damaged
-//! in such a way that one of its sectors reads as zeros, looks torn.
+//! Nothing on this disk tells a log from one to which less was written, and so these pass unseen:
+//!
+//! - A newest segment that someone else's hand cut short, at a frame's end or within one. So do
+//!   newest segments that are gone together with the seal before them.
+//! - The newest frame, damaged in such a way that one of its sectors reads as zeros, looks torn;
+//!   so it does when its first sector reads as that of a torn frame that lay there before it.
+//! - A last but one segment without its seal, and a newest one that has lost all but its head, look
+//!   as if the batches there had never been written.
+//! - Oldest segments that are gone, when the newest marker covers what was in them, look released.
+//!
+//! A test does such damage to random logs and accepts no other.
 
 mod deferred;
 mod error;
 pub mod fs;
+#[cfg(test)]
+mod fuzz;
 mod index;
 pub mod inspect;
 pub mod record;

@@ -46,7 +46,7 @@
 use bytes::Bytes;
 use crc64fast::Digest;
 
-use crate::fs::SECTOR;
+use crate::{fs::SECTOR, index::MAX_NUMBER};
 
 /// The bound on one batch: what replay must hold in memory, and what a length on disk is held to.
 ///
@@ -307,7 +307,8 @@ impl FrameHeader {
         };
         let valid = u32_at(bytes, 0)? == MAGIC
             && u64_at(bytes, 48)? == crc(seed, &[&bytes[..48]])
-            && u64::from(header.length) <= MAX_BATCH_BYTES;
+            && u64::from(header.length) <= MAX_BATCH_BYTES
+            && header.sequence < MAX_NUMBER;
         valid.then_some(header)
     }
 

@@ -33,6 +33,7 @@ use crate::{
     deferred::Released,
     error::{Context, Foreign, Result},
     fs::{Access, File, Fs, SECTOR},
+    index::MAX_NUMBER,
     record::{Batch, Kind, Marker, crc, u32_at, u64_at},
     replay::End,
 };
@@ -189,8 +190,10 @@ pub(crate) fn parse_name(name: &OsStr) -> Name {
         let (sequence, first) = stem.split_once('-')?;
         let parse = |digits| u64::from_str_radix(digits, 16).ok();
         let (sequence, first_index) = (parse(sequence)?, parse(first)?);
-        // Only one spelling: no sign, no upper case, no missing digit.
-        (file_name(sequence, first_index).strip_suffix(SUFFIX) == Some(stem))
+        // Only one spelling: no sign, no upper case, no missing digit; and no number that W11 rules
+        // out, since what follows on it could not be counted.
+        let is_countable = sequence < MAX_NUMBER && first_index < MAX_NUMBER;
+        (is_countable && file_name(sequence, first_index).strip_suffix(SUFFIX) == Some(stem))
             .then_some((sequence, first_index))
     };
     if let Some(stem) = name.strip_suffix(TMP_SUFFIX) {

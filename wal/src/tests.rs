@@ -12,9 +12,10 @@ use std::{
 use crate::{
     Batch, Error, HardState, Marker, Options, Wal,
     fs::{Fs, MemFs},
-    record::Kind,
+    index::MAX_NUMBER,
+    record::{FrameHeader, Kind},
     replay::replay,
-    segment::{Name, parse_name},
+    segment::{Name, file_name, parse_name},
 };
 
 const DIR: &str = "/wal";
@@ -95,6 +96,9 @@ fn a_broken_rule_panics_on_save_and_is_corrupt_on_replay() {
         ("W7", "a marker of a later term", batch(Some((20, 5)), &[], None)),
         ("W8", "a marker against a committed entry", batch(Some((6, 2)), &[], None)),
         ("W8", "a marker against the newest one", batch(Some((5, 3)), &[], None)),
+        ("W11", "an index beyond counting", batch(None, &[(u64::MAX, 4)], None)),
+        ("W11", "a marker beyond counting", batch(Some((u64::MAX, 4)), &[], None)),
+        ("W11", "a term beyond counting", batch(None, &[], Some((u64::MAX, 2, 6)))),
     ];
     for (rule, case, mut bad) in cases {
         let fs = MemFs::new();
@@ -110,6 +114,22 @@ fn a_broken_rule_panics_on_save_and_is_corrupt_on_replay() {
         match reopen(&fs) {
             Err(Error::Corrupt { reason, .. }) if reason.starts_with(rule) => {}
             other => panic!("{case}: {other:?}"),
+        }
+    }
+}
+
+/// A frame or a segment numbered so high that the next one could not be was counted by nobody: it
+/// is refused where it is read, not where the sum would overflow.
+#[test]
+fn what_could_not_be_counted_on_is_not_read() {
+    for (sequence, is_read) in [(MAX_NUMBER - 1, true), (MAX_NUMBER, false), (u64::MAX, false)] {
+        let mut head = Batch::new();
+        let (_, frame) = head.finish(Kind::Head, sequence, 7, 7);
+        assert_eq!(FrameHeader::decode(frame, 7).is_some(), is_read, "{sequence}");
+        for numbers in [(sequence, 1), (1, sequence)] {
+            let name = file_name(numbers.0, numbers.1);
+            let is_segment = matches!(parse_name(name.as_ref()), Name::Segment { .. });
+            assert_eq!(is_segment, is_read, "{name}");
         }
     }
 }

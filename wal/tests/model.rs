@@ -5,60 +5,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{DIR, Hands, Model, Random, Step, all, create, entry, open, save, script, take};
+use common::{DIR, Hands, Model, Random, all, create, open, script, step, take};
 use wal::{
     Error,
     fs::{Access, Fault, Fs, Loss, MemFs, Op},
 };
-
-/// A step that the rules allow.
-fn step(random: &mut Random, model: &Model) -> Step {
-    let marker = model.marker.unwrap();
-    let old = model.hard_state;
-    match random.below(18) {
-        0 => return Step::Release(marker.index - random.below(3).min(marker.index)),
-        12 => return Step::Forget(marker.index - random.below(3).min(marker.index)),
-        13 => return Step::Delete,
-        14 | 15 => return Step::Prepare,
-        16 | 17 => return Step::Supply,
-        1 => {
-            let index = old.commit;
-            let term = model.term(index).unwrap();
-            return save(Some((index, term)), [], None);
-        }
-        2 if random.below(4) == 0 => {
-            let index = model.last_index() + 1 + random.below(9);
-            return save(Some((index, old.term)), [], Some((old.term, old.vote, index)));
-        }
-        3 if model.last_index() > old.commit => {
-            // A snapshot whose entry the log holds in another term.
-            let index = old.commit + 1;
-            let term = old.term + 1;
-            return save(Some((index, term)), [], Some((term, 0, index)));
-        }
-        _ => {}
-    }
-    let term = old.term + u64::from(random.below(5) == 0);
-    let first = match random.below(6) {
-        0 => old.commit + 1 + random.below(model.last_index() - old.commit + 1),
-        _ => model.last_index() + 1,
-    };
-    let n = random.below(5);
-    let lengths = [0, 1, 100, 450, 600, 2000];
-    let entries: Vec<_> = (first..first + n)
-        .map(|index| {
-            // Bits of chance tell an entry from the one it replaces.
-            let mut entry = entry(index, term, lengths[random.below(6) as usize]);
-            let payload = entry.payload.iter().map(|_| random.next() as u8).collect::<Vec<_>>();
-            entry.payload = payload.into();
-            entry
-        })
-        .collect();
-    let last = if n == 0 { model.last_index() } else { first + n - 1 };
-    let commit = old.commit + random.below(last - old.commit + 1);
-    let vote = if term > old.term || old.vote == 0 { random.below(4) } else { old.vote };
-    save(None, entries, Some((term, vote, commit)))
-}
 
 /// The size of the newest segments' files; older ones may wait to be deleted.
 fn size_on_disk(fs: &MemFs, n_segments: usize) -> u64 {

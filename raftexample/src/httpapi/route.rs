@@ -263,4 +263,6 @@ pub(super) fn bad_id() -> Fault {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

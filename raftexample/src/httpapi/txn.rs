@@ -267,6 +267,9 @@ pub(super) fn results(answer: TxnAnswer) -> Answer {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
