@@ -129,7 +129,6 @@ fn large_bodies_are_refused_by_their_length() {
         let reply = client.reply(true);
         assert_eq!(reply.kind(), kind(413, "too_large"), "{line}");
         assert_eq!(reply.header("Connection"), Some("close"), "{line}");
-        assert!(client.is_closed(), "{line}");
     }
 }
 
