@@ -11,7 +11,6 @@
 //! - P2 Whoever is asked to leave first reads what has arrived: a request that is there is served.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -213,8 +212,11 @@ impl Place {
     }
 
     /// Ends when somebody wants this place, and now and then without need.
-    pub(super) fn asked(&self) -> impl Future<Output = ()> {
-        self.leave.notified()
+    pub(super) async fn asked(&self) {
+        self.leave.notified().await;
+        // The newcomer may have been accepted before the runtime looked at what else has arrived,
+        // and yielding has it look (P2).
+        tokio::task::yield_now().await;
     }
 
     /// Whether this connection is to end (P2).

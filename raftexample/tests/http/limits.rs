@@ -213,6 +213,24 @@ fn the_longest_waiting_makes_room() {
     assert_eq!(busy.reply(true).kind(), kind(503, "shutting_down"), "nor who was busy");
 }
 
+/// A request that is in the socket when somebody else wants the place is served: its sender could
+/// not know what became of it.
+#[test]
+fn a_request_on_its_way_is_served() {
+    let port = open(limits(1), LONG);
+    for _ in 0..500 {
+        let mut client = port.connect();
+        while client.ask("GET", "/_version", b"").status != 200 {
+            // The place was wanted by two who came before, and had a request of one of them.
+            client = port.connect();
+        }
+        client.send(b"PUT /k HTTP/1.1\r\nContent-Length: 1\r\n\r\nv");
+        let newcomers = [port.connect(), port.connect()];
+        assert_eq!(client.reply(true).status, 204);
+        drop(newcomers);
+    }
+}
+
 /// Slow heads and silent clients, many times as many as there are places, lock nobody out.
 #[test]
 fn slow_heads_lock_nobody_out() {
