@@ -1,7 +1,7 @@
 # run · cluster · test · check · fix · bench · bench-compare
 # linearizability: the history test, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
-# overload: figures, each with its limit
+# overload · slow: figures, each with its limit
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -9,8 +9,8 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare linearizability fuzz \
-	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload vet
+.PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -93,8 +93,8 @@ snapshot-bench:
 transfer:
 	$(FIGURE) a_large_snapshot_moves_fast_and_in_little_memory
 
-# What answers are worth (tests/tests/reads.rs, leaders.rs, deadlines.rs, overload.rs). ROUNDS and
-# SECONDS make them longer or shorter.
+# What answers are worth (tests/tests/reads.rs, leaders.rs, deadlines.rs, overload.rs, slow.rs).
+# ROUNDS and SECONDS make them longer or shorter.
 ANSWERS = cargo test --release -p tests --test
 
 # Linearizable reads beside the Go original's stale ones, in ROUNDS turns. Needs Debian's golang-go
@@ -121,3 +121,7 @@ overload:
 # What the wall in front of raft costs per append.
 vet:
 	cargo test --release -p raftnode --lib vetting_an_append -- --ignored --nocapture
+
+# p99 of writes with SLOW slow clients attached (1,000), beside that without, in ROUNDS turns.
+slow:
+	$(ANSWERS) slow -- --ignored --nocapture --exact slow_clients_do_not_slow_others

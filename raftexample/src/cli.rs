@@ -151,7 +151,7 @@ struct RunArgs {
           default_value = "1MiB", value_parser = size)]
     max_value_bytes: u64,
 
-    /// How many client connections may be open; more are told to come back
+    /// How many client connections may be open; beyond that the one that idles longest is closed
     #[arg(long, env = "RAFTEXAMPLE_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,

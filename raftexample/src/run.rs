@@ -156,7 +156,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         stuck_after: settings.election_timeout * 2,
         watch_keep_alive: KEEP_ALIVE,
     });
-    let limits = ServerLimits { max_connections };
+    let limits = ServerLimits::new(max_connections);
     let (stop, stopped) = watch::channel(());
     let serving = tokio::spawn(api.run(listener, limits, stopped, logger.clone()));
 

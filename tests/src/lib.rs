@@ -7,6 +7,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod crowd;
 pub mod figure;
 pub mod history;
 pub mod http;

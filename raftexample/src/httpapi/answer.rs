@@ -196,7 +196,7 @@ impl From<ChangeRefusal> for Fault {
 }
 
 /// `<id> <client url>`, when both are known.
-fn leader(status: &Status) -> Option<HeaderValue> {
+pub(super) fn leader(status: &Status) -> Option<HeaderValue> {
     let url = status.client_urls.get(&status.leader_id).filter(|url| !url.is_empty())?;
     HeaderValue::try_from(format!("{} {url}", status.leader_id)).ok()
 }

@@ -14,6 +14,7 @@
 //!   then.
 
 mod answer;
+mod first_line;
 mod intake;
 mod kind;
 mod kv;
@@ -21,6 +22,7 @@ mod leader;
 mod members;
 mod metrics;
 mod patience;
+mod places;
 mod query;
 mod route;
 mod server;
@@ -89,9 +91,13 @@ impl Api {
     async fn serve(&self, request: Request<Incoming>, line: &Line) -> Answer {
         let start = Instant::now();
         let deadline = start + self.request_timeout;
+        let was_cut = line.was_cut(&request);
         let (head, body) = request.into_parts();
         let mut body = RequestBody::new(body, &head.headers);
-        let routed = route::route(&head.method, head.uri.path(), head.uri.query());
+        let routed = match was_cut {
+            true => Err(Fault::malformed("a # in a request's target is written %23")),
+            false => route::route(&head.method, head.uri.path(), head.uri.query()),
+        };
         let name = routed.as_ref().map_or("none", Route::name);
         let mut discarded = self.max_value_bytes;
         let answered = match routed {
@@ -146,7 +152,7 @@ impl Api {
             }
             Route::Txn => self.txn(idempotency_key(headers)?, body, deadline).await,
             Route::Watch { prefix, from_index } => {
-                self.watch(&prefix, from_index, headers, line.stop(), deadline).await
+                self.watch(&prefix, from_index, headers, line, deadline).await
             }
             Route::AddMember { id, options } => self.add_member(id, options, body, deadline).await,
             Route::PostMember { options } => self.post_member(options, body, deadline).await,

@@ -1,26 +1,37 @@
 //! Connections: how many there may be, how long they may idle, and how they end.
 //!
 //! Invariants:
-//! - S1 At most `max_connections` are served; one more is told 503 and closed, at once, so that
-//!   its sender can go to another member. At most [`MAX_REFUSALS`] are being told so.
+//! - S1 At most `max_connections` are served. One more takes the place of the one that has waited
+//!   longest for a request or for the rest of its head ([`places`](super::places)); when all of
+//!   them are in the middle of something it is told 503 and closed, at once, so that its sender
+//!   can go to another member. At most [`MAX_REFUSALS`] are being told so.
 //! - S2 Failing to accept neither ends the server nor keeps it busy.
 //! - S3 A server that is told to stop answers what it has been asked. A connection ends with its
 //!   next answer, and one that is silent for [`FAREWELL`] ends then: closed at once, it would lose
 //!   the request that is on its way, whose sender could not know what became of it.
 //! - S4 A client that does not read its answers is cut off after the request timeout, a watch's
-//!   too.
+//!   too, and one that reads them slower than `min_bytes_per_second` not long after it.
+//! - S5 A head takes at most `head_timeout`, from its first byte; between requests a connection
+//!   may be silent for `idle_timeout`. A request's body has the request's own deadline.
+//! - S6 Large answers that are not read yet take no more memory together than `answer_bytes`. One
+//!   more is told 503, unless it says what became of a write.
+//! - S7 At most half of the connections watch: watches end when their clients want it.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use slog::{Logger, debug, warn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,14 +39,15 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Api;
-use super::patience::{Patient, Stopwatch};
-
-/// How long a connection may take to send a request's head, or idle between requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+use super::answer::{self, Answer, Body, Fault};
+use super::first_line;
+use super::kind::Kind;
+use super::patience::{Allowance, Patient, Stopwatch};
+use super::places::{Place, Places, Seat, Working};
 
 /// The largest head, and how much of a body is buffered at once: a key of 4,096 bytes is three
 /// times as long when every byte of it is encoded.
-const BUFFER_BYTES: usize = 64 << 10;
+pub(super) const BUFFER_BYTES: usize = 64 << 10;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -54,15 +66,45 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// closed without a word.
 const MAX_REFUSALS: usize = 64;
 
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Retry-After: 1\r\nConnection: close\r\nContent-Length: 61\r\n\r\n\
-    {\"error\":\"overloaded\",\"message\":\"too many open connections\"}\n";
+/// Answers up to this size are not counted: as much as this waits in any socket.
+const SMALL_ANSWER_BYTES: u64 = 64 << 10;
 
 /// What bounds a server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// How many connections it serves at once.
+    /// How many connections it serves at once. Half of them may watch, and at least one.
     pub max_connections: u32,
+    /// What a request's head may take from its first byte; the first one from the connection's
+    /// beginning.
+    pub head_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
+    /// How long after an answer a connection does not count as idle when others want its place.
+    pub between_requests: Duration,
+    /// The memory that large answers may take which are not read yet, all of them together.
+    pub answer_bytes: u32,
+    /// How fast an answer must be read, once the request timeout's worth of patience is used up.
+    pub min_bytes_per_second: u32,
+}
+
+impl ServerLimits {
+    /// The usual ones.
+    ///
+    /// A head is a packet or two: ten seconds are for the slowest network. An idle connection costs
+    /// little, and less than making a new one for each request. The answers are a few dozen of the
+    /// largest, 12 MiB each, or hundreds of large values; the least speed has one of 1 MiB read in
+    /// 16 seconds.
+    #[must_use]
+    pub fn new(max_connections: u32) -> Self {
+        Self {
+            max_connections,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            between_requests: Duration::from_millis(200),
+            answer_bytes: 256 << 20,
+            min_bytes_per_second: 64 << 10,
+        }
+    }
 }
 
 /// The client port: taken, and not yet open.
@@ -111,6 +153,9 @@ impl Server {
 pub(super) struct Line {
     stop: watch::Receiver<()>,
     stopwatch: Stopwatch,
+    places: Arc<Places>,
+    place: Arc<Place>,
+    answers: Arc<Semaphore>,
 }
 
 impl Line {
@@ -128,6 +173,53 @@ impl Line {
     pub(super) fn refused(&self, since: Instant) {
         self.stopwatch.start(since);
     }
+
+    /// A place among those that watch, if there is one (S7).
+    pub(super) fn watch(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.watch()
+    }
+
+    /// Whether the target of this request, the connection's last, was cut at a `#`.
+    pub(super) fn was_cut<T>(&self, request: &Request<T>) -> bool {
+        let line = self.place.take_first_line();
+        line.is_some_and(|line| first_line::was_cut(&line, request.method(), request.uri()))
+    }
+
+    /// Counts an answer of this many bytes, if it is a large one (S6); `None` when there are too
+    /// many.
+    fn count(&self, bytes: u64) -> Option<Option<OwnedSemaphorePermit>> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return Some(None);
+        }
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.answers).try_acquire_many_owned(bytes).ok().map(Some)
+    }
+}
+
+/// The body of an answer, and what ends with the last of it.
+struct Served {
+    body: Body,
+    _working: Working,
+}
+
+impl hyper::body::Body for Served {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl Api {
@@ -139,18 +231,15 @@ impl Api {
         mut stop: watch::Receiver<()>,
         logger: Logger,
     ) {
-        let permits = Arc::new(Semaphore::new(limits.max_connections as usize));
-        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        let mut complained: Option<Instant> = None;
-        let stopped = stop.clone();
-        let admit = |stream| {
-            if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-                let (api, stop) = (Arc::clone(&self), stopped.clone());
-                tokio::spawn(api.connection(stream, stop, permit, logger.clone()));
-            } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                tokio::spawn(refuse(stream, permit));
-            }
+        let guests = Guests {
+            places: Places::new(limits.max_connections, limits.between_requests),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            answers: Arc::new(Semaphore::new(limits.answer_bytes as usize)),
+            limits,
+            stop: stop.clone(),
+            logger: logger.clone(),
         };
+        let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 _ = stop.changed() => break,
@@ -170,7 +259,7 @@ impl Api {
                     }
                 }
             };
-            admit(stream);
+            self.admit(stream, &guests).await;
         }
         // Whoever connected before the port closes may have asked already (S3).
         if let Ok(listener) = listener.into_std() {
@@ -178,62 +267,131 @@ impl Api {
                 let stream =
                     stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
                 // One that the runtime cannot take is closed, as all would be without this.
-                stream.map(&admit).ok();
+                if let Ok(stream) = stream {
+                    self.admit(stream, &guests).await;
+                }
             }
         }
-        // Every permit back means that every connection has ended. The semaphore is never closed.
-        permits.acquire_many(limits.max_connections).await.ok();
+        guests.places.empty().await;
+    }
+
+    /// Gives a new connection a place, or tells it that there is none (S1).
+    async fn admit(self: &Arc<Self>, stream: TcpStream, guests: &Guests) {
+        if let Some(seat) = guests.places.seat().await {
+            let line = Line {
+                stop: guests.stop.clone(),
+                stopwatch: self.metrics.stopwatch(),
+                places: Arc::clone(&guests.places),
+                place: Arc::clone(seat.place()),
+                answers: Arc::clone(&guests.answers),
+            };
+            let (limits, logger) = (guests.limits, guests.logger.clone());
+            tokio::spawn(Arc::clone(self).connection(stream, seat, line, limits, logger));
+        } else if let Ok(permit) = Arc::clone(&guests.refusals).try_acquire_owned() {
+            let leader = answer::leader(&self.handle.node().status());
+            tokio::spawn(refuse(stream, refusal(leader.as_ref()), permit));
+        }
     }
 
     async fn connection(
         self: Arc<Self>,
         stream: TcpStream,
-        mut stop: watch::Receiver<()>,
-        permit: OwnedSemaphorePermit,
+        seat: Seat,
+        line: Line,
+        limits: ServerLimits,
         logger: Logger,
     ) {
         // Answers are single small writes: there is nothing to wait for. A socket that cannot be
         // told so still works.
         stream.set_nodelay(true).ok();
-        let patience = self.request_timeout;
-        let line = Line { stop: stop.clone(), stopwatch: self.metrics.stopwatch() };
-        let patient = Patient::new(stream, patience, line.stopwatch.clone());
-        let service = service_fn(|request| async {
-            let mut answer = self.serve(request, &line).await;
+        let place = seat.place();
+        let allowance = Allowance {
+            patience: self.request_timeout,
+            min_bytes_per_second: limits.min_bytes_per_second,
+            head_timeout: limits.head_timeout,
+        };
+        let patient = Patient::new(stream, allowance, Arc::clone(place), line.stopwatch.clone());
+        let service = service_fn(|request: Request<_>| async {
+            let working = place.work();
+            let is_read = request.method() == Method::GET;
+            let answer = self.serve(request, &line).await;
+            let mut served = self.count(answer, is_read, working, &line);
             if line.stops() {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                served.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(served)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            // It runs from the last answer: this is how long a connection may idle (R2).
+            .header_read_timeout(limits.idle_timeout)
             .max_buf_size(BUFFER_BYTES)
+            // The buffer may be larger than it was asked to be; a head may not.
+            .max_header_size(BUFFER_BYTES)
             .half_close(true)
             .title_case_headers(true)
             .serve_connection(TokioIo::new(patient), service);
         let mut connection = pin!(connection);
         let ended = {
+            let mut stop = line.stop();
             let mut stopping = pin!(async {
                 // Its sender is gone: that is the sign.
                 stop.changed().await.ok();
                 tokio::time::sleep(FAREWELL).await;
             });
             let mut told = false;
+            let mut asked = pin!(place.asked());
             std::future::poll_fn(|context| {
                 if !told && stopping.as_mut().poll(context).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                connection.as_mut().poll(context)
+                let ended = connection.as_mut().poll(context);
+                // Only now, when everything that has arrived was read (P2).
+                while ended.is_pending() && asked.as_mut().poll(context).is_ready() {
+                    if place.leaves() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    asked.set(place.asked());
+                }
+                ended
             })
             .await
         };
         if let Err(error) = ended {
             debug!(logger, "client connection ended"; "error" => %error);
         }
-        drop(permit);
     }
+
+    /// Has an answer counted until it is written, or refuses it (S6).
+    fn count(
+        &self,
+        answer: Answer,
+        is_read: bool,
+        mut working: Working,
+        line: &Line,
+    ) -> Response<Served> {
+        let share = line.count(answer.body().size_hint().lower());
+        let answer = match share {
+            None if is_read => {
+                let message = "the answers that are not read yet take all the memory";
+                Fault::new(Kind::Overloaded, message).answer(|| self.handle.node().status())
+            }
+            _ => answer,
+        };
+        working.hold(share.flatten());
+        answer.map(|body| Served { body, _working: working })
+    }
+}
+
+/// What all connections of a server share.
+struct Guests {
+    places: Arc<Places>,
+    refusals: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    limits: ServerLimits,
+    stop: watch::Receiver<()>,
+    logger: Logger,
 }
 
 /// A peer that went away between its connecting and our accepting.
@@ -247,10 +405,22 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// What one connection too many is told.
+fn refusal(leader: Option<&HeaderValue>) -> String {
+    const BODY: &str = "{\"error\":\"overloaded\",\"message\":\"too many open connections\"}\n";
+    let leader = leader.and_then(|leader| leader.to_str().ok());
+    let leader = leader.map_or_else(String::new, |leader| format!("X-Raft-Leader: {leader}\r\n"));
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
+         {leader}Connection: close\r\nContent-Length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    )
+}
+
 /// Tells one connection too many to come back later.
-async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+async fn refuse(mut stream: TcpStream, refusal: String, permit: OwnedSemaphorePermit) {
     let refusing = async {
-        stream.write_all(REFUSAL).await?;
+        stream.write_all(refusal.as_bytes()).await?;
         stream.shutdown().await?;
         // Its request is read, a little of it, so that closing does not reset the answer away.
         let mut request = (&mut stream).take(BUFFER_BYTES as u64);
@@ -261,17 +431,4 @@ async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     // It has gone, or it stays silent: either way there is nothing left to say.
     tokio::time::timeout(Duration::from_secs(1), refusing).await.ok();
     drop(permit);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::REFUSAL;
-
-    /// The refusal is written by hand, its length too.
-    #[test]
-    fn refusal_has_the_length_it_says() {
-        let text = std::str::from_utf8(REFUSAL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
-    }
 }

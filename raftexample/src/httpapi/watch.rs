@@ -30,11 +30,13 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
 use raftnode::{Consistency, MAX_INDEX_AHEAD};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch::Receiver;
 
 use super::answer::{self, Answer, ErrorBody, Fault};
 use super::kind::Kind;
 use super::query::View;
+use super::server::Line;
 use super::{Api, text};
 use crate::kvstore::Store;
 use crate::watch::{Event, Watched, Watcher};
@@ -62,7 +64,7 @@ impl Api {
         prefix: &[u8],
         from_index: Option<u64>,
         headers: &HeaderMap,
-        stop: Receiver<()>,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let from_index = resumed(headers)?.or(from_index);
@@ -75,6 +77,9 @@ impl Api {
                 "the log ends at index {last_index}; nobody waits for more than {MAX_INDEX_AHEAD} more"
             )));
         }
+        let place = line.watch().ok_or_else(|| {
+            Fault::new(Kind::Overloaded, "half of the connections that there may be watch already")
+        })?;
         let watcher = self.store.watch(from_index, Bytes::copy_from_slice(prefix));
         let watcher = watcher
             .map_err(|compacted| {
@@ -86,9 +91,11 @@ impl Api {
         // that is told of another place would miss what came in between, or see it twice.
         let seen = watcher.next_index().saturating_sub(1);
         let applied_index = from_index.map_or(seen, |_| applied_index);
-        let source = Source { watcher, store: self.store.clone(), seen, stop, telling: None };
+        let source =
+            Source { watcher, store: self.store.clone(), seen, stop: line.stop(), telling: None };
         let first = keep_alive(seen, applied_index);
-        Ok(answer::events(Feed { first: Some(first), next: Some(Box::pin(source.next())) }))
+        let next: Next = Box::pin(source.next());
+        Ok(answer::events(Feed { first: Some(first), next: Some(next), _place: place }))
     }
 }
 
@@ -111,6 +118,8 @@ pub(super) struct Feed {
     first: Option<Bytes>,
     /// `None` after the last words.
     next: Option<Next>,
+    /// Among those that watch.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Feed {

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod framing;
 mod kv;
 mod leader;
+mod limits;
 mod members;
 mod openapi;
 mod outcomes;

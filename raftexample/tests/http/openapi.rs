@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use raftexample::httpapi::{Kind, OPENAPI, PATTERNS, Pattern};
+use raftexample::httpapi::{Kind, OPENAPI, PATTERNS, Pattern, ServerLimits};
 use saphyr::{LoadableYamlNode, Yaml};
 
 use crate::port::{Options, Port, Reply};
@@ -125,7 +125,7 @@ fn kinds_of_error_are_described() {
 #[test]
 fn parameters_are_described() {
     // Watches are dropped with their connections, of which there are many.
-    let port = Port::open_with(Options { max_connections: 1000, ..Options::default() });
+    let port = Port::open_with(Options { limits: ServerLimits::new(1000), ..Options::default() });
     let description = description();
     let mut asked = 0;
     for (path, item) in entries(&description["paths"]) {

@@ -28,7 +28,7 @@ pub(crate) struct Port {
 /// What a port may be opened with.
 pub(crate) struct Options {
     pub(crate) request_timeout: Duration,
-    pub(crate) max_connections: u32,
+    pub(crate) limits: ServerLimits,
     pub(crate) stuck_after: Duration,
     pub(crate) watch_keep_alive: Duration,
     pub(crate) body_bytes: u32,
@@ -40,7 +40,7 @@ impl Default for Options {
         let long = Duration::from_secs(60);
         Self {
             request_timeout: Duration::from_secs(10),
-            max_connections: 100,
+            limits: ServerLimits::new(100),
             stuck_after: long,
             watch_keep_alive: long,
             body_bytes: 256 << 20,
@@ -55,7 +55,7 @@ impl Port {
     }
 
     pub(crate) fn open_with(options: Options) -> Self {
-        let Options { request_timeout, max_connections, stuck_after, .. } = options;
+        let Options { request_timeout, limits, stuck_after, .. } = options;
         let founder = Founder { id: 1, url: "http://127.0.0.1:9021".into() };
         let mut config = Config::new(1, vec![founder.clone()], "unused".into());
         config.max_entry_bytes = raftnode::MAX_ENTRY_BYTES;
@@ -88,7 +88,7 @@ impl Port {
                 let listener = server.listen().unwrap();
                 address_tx.send(listener.local_addr().unwrap()).unwrap();
                 let logger = slog::Logger::root(slog::Discard, slog::o!());
-                api.run(listener, ServerLimits { max_connections }, stopped, logger).await;
+                api.run(listener, limits, stopped, logger).await;
             });
             handle.shutdown();
             drop(handle);

@@ -64,25 +64,6 @@ fn health_fails_when_the_loop_is_stuck() {
     }
 }
 
-/// One connection too many is told so, and served when there is room again.
-#[test]
-fn connections_beyond_the_limit_are_told_to_come_back() {
-    let port = Port::open_with(Options { max_connections: 1, ..Options::default() });
-    let mut first = port.connect();
-    assert_eq!(first.ask("PUT", "/k", b"v").status, 204);
-    let mut second = port.connect();
-    let refusal = second.ask("GET", "/k", b"");
-    assert_eq!(refusal.kind(), kind(503, "overloaded"));
-    assert_eq!(refusal.header("Retry-After"), Some("1"));
-    assert!(second.is_closed());
-    assert_eq!(first.ask("GET", "/k", b"").status, 200, "the first is not disturbed");
-    drop(first);
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while port.ask("GET", "/k", b"").status != 200 {
-        assert!(std::time::Instant::now() < deadline, "there is never room again");
-    }
-}
-
 /// A server that stops lets idle connections go and answers what is under way.
 #[test]
 fn stopping_ends_idle_connections() {
