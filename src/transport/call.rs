@@ -168,7 +168,8 @@ pub(super) async fn take(
         Some(_) => {}
     }
     let body = match timeout(BODY_TIMEOUT, request.into_body().collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
+        // It may wait for a minute, and must not keep the connection's buffer.
+        Ok(Ok(body)) => Bytes::copy_from_slice(&body.to_bytes()),
         Ok(Err(_)) | Err(_) => return refusal(StatusCode::BAD_REQUEST, "the call is not whole"),
     };
     let (reply, answer) = oneshot::channel();

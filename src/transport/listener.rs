@@ -45,7 +45,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::dial::chain;
-use super::frame::{Decoder, Frame};
+use super::frame::{Decoder, Frame, Malformed};
 use super::head::{Head, HeadRefusal};
 use super::queue::Lane;
 use super::{Inbound, Permit, Shared, call, lock, snapshot};
@@ -437,14 +437,21 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
             None => return "the sender ended it within a frame".into(),
         };
         loop {
-            let (frame, len) = match decoder.next(&mut chunk) {
-                Ok(Some(next)) => next,
+            let broken = |error: Malformed| {
+                warn!(shared.logger, "stream from peer broken"; "peer" => head.from,
+                    "error" => %error);
+                error.to_string()
+            };
+            let arrived = match decoder.next(&mut chunk) {
+                Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
-                Err(error) => {
-                    warn!(shared.logger, "stream from peer broken"; "peer" => head.from,
-                        "error" => %error);
-                    return error.to_string();
-                }
+                Err(error) => return broken(error),
+            };
+            // Room comes first: what waits for it is a frame as it arrived.
+            let permit = slot.permit(arrived.memory()).await;
+            let frame = match arrived.decode() {
+                Ok(frame) => frame,
+                Err(error) => return broken(error),
             };
             if let Frame::Raft(message) = &frame
                 && (message.from != head.from || message.to != shared.gate.id())
@@ -460,7 +467,6 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
                     "error" => &reason);
                 return reason;
             }
-            let permit = slot.permit(len + frame.memory()).await;
             shared.tell(Inbound::Frame { from: head.from, frame, permit });
         }
     }

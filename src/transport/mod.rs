@@ -21,7 +21,7 @@
 //!   comes back as [`Inbound::Unsent`].
 //!
 //! Those of the parts: F in [`frame`], H in [`head`], G in [`gate`], Q in [`queue`], P in
-//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`].
+//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`], S in [`shape`].
 
 mod call;
 mod dial;
@@ -33,6 +33,7 @@ mod listener;
 mod peer;
 mod probe;
 mod queue;
+mod shape;
 mod snapshot;
 #[cfg(test)]
 mod tests;

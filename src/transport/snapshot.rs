@@ -49,6 +49,7 @@ use super::dial::{self, chain};
 use super::head::{self, Head, HeadRefusal};
 use super::listener::{Answer, Outgoing, answered};
 use super::peer::Peer;
+use super::shape::{self, Limits};
 use super::{Inbound, Shared, lock};
 use crate::Transfer;
 use crate::snapshot::Received;
@@ -59,6 +60,8 @@ const CHECKSUM: HeaderName = HeaderName::from_static("x-raft-snapshot-checksum")
 /// The largest message, in bytes. Only its conf state grows with the cluster, by some ten bytes a
 /// member: this holds thousands.
 const MAX_MESSAGE_BYTES: u64 = 64 << 10;
+/// A message of that size names at most so many members: each takes a tag and a byte at least.
+const LIMITS: Limits = Limits { entries: 0, ids: Some(MAX_MESSAGE_BYTES as usize / 2) };
 
 /// How much of a file is read or written at once, and how many such pieces wait between the disk
 /// and the socket; two more are at its ends.
@@ -473,7 +476,9 @@ async fn read_message(bytes: &mut Incomings, len: u64) -> Result<Message, &'stat
     if u64::from(start.get_u32_le()) != len {
         return Err("the lengths of the message and of the request do not fit");
     }
-    Message::parse_from_carllerche_bytes(&start.freeze()).map_err(|_| "the message is malformed")
+    let start = start.freeze();
+    shape::of_message(&start, LIMITS)?;
+    Message::parse_from_carllerche_bytes(&start).map_err(|_| "the message is malformed")
 }
 
 /// Moves the file from the socket into a sink. The sink works on a thread that may block, a few

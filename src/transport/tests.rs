@@ -357,8 +357,8 @@ impl Raw {
 
     fn read_frame(&mut self) -> Frame {
         loop {
-            if let Some((frame, _)) = self.decoder.next(&mut self.chunk).unwrap() {
-                return frame;
+            if let Some(arrived) = self.decoder.next(&mut self.chunk).unwrap() {
+                return arrived.decode().unwrap();
             }
             self.chunk = self.read_chunk();
         }
