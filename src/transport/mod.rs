@@ -31,6 +31,7 @@ mod head;
 pub(crate) mod join;
 mod listener;
 mod peer;
+mod places;
 mod probe;
 mod queue;
 mod shape;
@@ -67,6 +68,7 @@ pub(crate) use self::head::VERSION as PROTOCOL_VERSION;
 use self::head::{Head, HeadRefusal, Kind};
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};
+use self::places::Places;
 use self::probe::Probe;
 pub(crate) use self::probe::ProbeResult;
 use self::queue::Lane;
@@ -183,6 +185,8 @@ struct Shared {
     logger: slog::Logger,
     peers: Mutex<BTreeMap<u64, Dialled>>,
     streams: Streams,
+    /// The streams of those whom the book does not name.
+    strange: Arc<Places>,
     calls: Calls,
     sending: Arc<Moving>,
     receiving: Arc<Moving>,
@@ -228,6 +232,7 @@ impl Shared {
             logger,
             peers: Mutex::default(),
             streams: Streams::default(),
+            strange: Places::new(listener::MAX_STRANGE),
             calls: Calls::default(),
             sending: Arc::default(),
             receiving: Arc::default(),
