@@ -2,6 +2,7 @@
 # linearizability: the history test, for as long as you like
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload: figures, each with its limit
+# peers: noise on the peer port, for ROUNDS rounds
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -10,7 +11,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability \
-	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload
+	restart disk join snapshot-bench transfer bench-reads failover handover deadlines overload peers
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -112,3 +113,9 @@ deadlines:
 # How long refusals take at a full member, and how late ticks come under 2,000 connections.
 overload:
 	$(ANSWERS) overload -- --ignored --nocapture --test-threads 1
+
+# ROUNDS of noise over every path of a member's peer port, while it serves: it must not grow.
+# PEERS_SEED repeats a run's choices.
+peers: ROUNDS = 10000
+peers:
+	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture
