@@ -2,6 +2,9 @@
 # linearizability: the history test, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow: figures, each with its limit
+
+# overload: figures, each with its limit
+# peers: noise on the peer port, for ROUNDS rounds
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -10,7 +13,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -125,3 +128,9 @@ vet:
 # p99 of writes with SLOW slow clients attached (1,000), beside that without, in ROUNDS turns.
 slow:
 	$(ANSWERS) slow -- --ignored --nocapture --exact slow_clients_do_not_slow_others
+
+# ROUNDS of noise over every path of a member's peer port, while it serves: it must not grow.
+# PEERS_SEED repeats a run's choices.
+peers: ROUNDS = 10000
+peers:
+	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture

@@ -28,7 +28,7 @@ use super::{Inbound, Shared};
 
 /// Calls that one side makes or takes at once: they are people's, not raft's.
 pub(super) const MAX_CALLS: usize = 64;
-/// Requests to join that are taken at once. They come from strangers, who must not keep members
+/// Requests to join that are taken at once, and calls of strangers. They come from strangers, who must not keep members
 /// from calling.
 pub(super) const MAX_JOINS: usize = 8;
 
@@ -68,12 +68,15 @@ pub(super) struct Calls {
     pub(super) made: Semaphore,
     pub(super) taken: Semaphore,
     pub(super) joining: Semaphore,
+    /// Of those whom the book does not name.
+    strange: Semaphore,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         let [made, taken] = [MAX_CALLS; 2].map(Semaphore::new);
-        Self { made, taken, joining: Semaphore::new(MAX_JOINS) }
+        let [joining, strange] = [MAX_JOINS; 2].map(Semaphore::new);
+        Self { made, taken, joining, strange }
     }
 }
 
@@ -147,15 +150,21 @@ impl Drop for Call {
     }
 }
 
-/// Takes a call whose head was judged, and answers what the node says.
+/// Takes a call whose head was judged, and answers what the node says; `begun` is told when it has
+/// its place.
 pub(super) async fn take(
     shared: &Shared,
     head: &Head,
     joining: Option<u128>,
     request: Request<Incoming>,
+    begun: impl FnOnce(),
 ) -> Result<Answer, HeadRefusal> {
     let refusal = |status, reason: &str| Err(HeadRefusal::new(status, reason));
-    let calls = if joining.is_some() { &shared.calls.joining } else { &shared.calls.taken };
+    let calls = match joining {
+        Some(_) => &shared.calls.joining,
+        None if shared.gate.is_member(head.from) => &shared.calls.taken,
+        None => &shared.calls.strange,
+    };
     let Ok(_permit) = calls.try_acquire() else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "too many calls wait here already");
     };
@@ -167,8 +176,10 @@ pub(super) async fn take(
         }
         Some(_) => {}
     }
+    begun();
     let body = match timeout(BODY_TIMEOUT, request.into_body().collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
+        // It may wait for a minute, and must not keep the connection's buffer.
+        Ok(Ok(body)) => Bytes::copy_from_slice(&body.to_bytes()),
         Ok(Err(_)) | Err(_) => return refusal(StatusCode::BAD_REQUEST, "the call is not whole"),
     };
     let (reply, answer) = oneshot::channel();

@@ -18,14 +18,18 @@
 //!
 //! Invariants:
 //! - F1 What `encode` writes, `Decoder` reads back, however the bytes are cut on their way.
-//! - F2 A decoded frame shares no memory with the connection's read buffer: an entry that is kept
-//!   keeps alive its own frame at most.
-//! - F3 A length above the cap is refused before anything is allocated for it.
+//! - F2 A decoded frame shares no memory with the connection's read buffer. An entry that is kept
+//!   keeps alive its own frame at most, and that only where entries are most of it; of a run of
+//!   entries that is kept, the first and the last frame alone hold anything else.
+//! - F3 A length above the cap is refused before anything is allocated for it, and what a message
+//!   takes once decoded is known, and bounded, before it is decoded.
 
 use bytes::{Buf, Bytes, BytesMut};
 use protobuf::{CodedOutputStream, Message as _};
 use raft::eraftpb::{Entry, Message};
 
+use super::WINDOW_MESSAGE_BYTES;
+use super::shape::{self, Limits};
 use crate::key::{Attempt, Key};
 
 /// The largest payload of protocol version 1, in bytes.
@@ -40,6 +44,17 @@ const VERDICT: u8 = 3;
 
 const FORWARD_HEAD_LEN: usize = 8 + Key::LEN;
 const VERDICT_LEN: usize = Key::LEN + 1 + 8 + 8;
+
+/// The smallest entry that a leader appends, in bytes: a term and an index, each with its tag.
+const SMALLEST_ENTRY: usize = 4;
+
+/// The most entries that a message may hold. A message of several entries holds no more of them
+/// than raft's size for messages does, however small they are.
+const MAX_ENTRIES: usize = 1 << 18;
+const _: () = assert!(MAX_ENTRIES >= WINDOW_MESSAGE_BYTES as usize / SMALLEST_ENTRY);
+
+/// What a message on a stream may hold. Snapshots have a request of their own.
+const LIMITS: Limits = Limits { entries: MAX_ENTRIES, ids: None };
 
 /// From this size on a message's entries share one allocation; below it each entry gets its own,
 /// so that a small entry that is kept for long keeps nothing else alive.
@@ -123,15 +138,6 @@ impl Frame {
         }
     }
 
-    /// What the frame takes in memory once decoded, roughly.
-    pub(super) fn memory(&self) -> usize {
-        let entries = match self {
-            Frame::Raft(message) => message.entries.len(),
-            Frame::Forward { .. } | Frame::Verdict { .. } => 0,
-        };
-        size_of::<Self>() + entries * size_of::<Entry>()
-    }
-
     /// Appends the frame's bytes. `len` is its [`payload_len`](Self::payload_len), taken since the
     /// frame last changed.
     ///
@@ -175,14 +181,14 @@ impl Frame {
         Ok(())
     }
 
-    fn decode(kind: u8, payload: Payload<'_>) -> Result<Self, Malformed> {
+    fn decode(kind: u8, payload: Payload, shares: bool) -> Result<Self, Malformed> {
         let undecodable = |what: String| Malformed::Undecodable(what);
         match kind {
             RAFT => {
-                let message = if payload.len() < SHARE_FROM {
-                    Message::parse_from_bytes(payload.as_ref())
-                } else {
+                let message = if shares {
                     Message::parse_from_carllerche_bytes(&payload.into_owned())
+                } else {
+                    Message::parse_from_bytes(payload.as_ref())
                 };
                 message.map(Frame::Raft).map_err(|error| undecodable(error.to_string()))
             }
@@ -213,21 +219,17 @@ impl Frame {
 }
 
 /// A frame's payload: a piece of the connection's buffer, or already memory of its own.
-enum Payload<'a> {
-    Borrowed(&'a [u8]),
+#[derive(Debug)]
+enum Payload {
+    Buffered(Bytes),
     Owned(Bytes),
 }
 
-impl Payload<'_> {
+impl Payload {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Payload::Borrowed(bytes) => bytes,
-            Payload::Owned(bytes) => bytes,
+            Payload::Buffered(bytes) | Payload::Owned(bytes) => bytes,
         }
-    }
-
-    fn len(&self) -> usize {
-        self.as_ref().len()
     }
 
     fn into_owned(self) -> Bytes {
@@ -236,9 +238,43 @@ impl Payload<'_> {
 
     fn owned_from(self, start: usize) -> Bytes {
         match self {
-            Payload::Borrowed(bytes) => Bytes::copy_from_slice(&bytes[start..]),
+            Payload::Buffered(bytes) => Bytes::copy_from_slice(&bytes[start..]),
             Payload::Owned(bytes) => bytes.slice(start..),
         }
+    }
+}
+
+/// A frame that has arrived whole and was not decoded yet.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    kind: u8,
+    payload: Payload,
+    entries: usize,
+    /// The entries are most of it: they may share it.
+    shares: bool,
+}
+
+impl Arrived {
+    fn new(kind: u8, payload: Payload) -> Result<Self, Malformed> {
+        let bytes = payload.as_ref();
+        let (entries, shares) = if kind == RAFT {
+            let shape = shape::of_message(bytes, LIMITS)
+                .map_err(|what| Malformed::Undecodable(what.into()))?;
+            let shares = bytes.len() >= SHARE_FROM && shape.entry_bytes >= bytes.len() / 2;
+            (shape.entries, shares)
+        } else {
+            (0, false)
+        };
+        Ok(Self { kind, payload, entries, shares })
+    }
+
+    /// What the frame and its bytes take in memory once it is decoded, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.payload.as_ref().len() + size_of::<Frame>() + self.entries * size_of::<Entry>()
+    }
+
+    pub(super) fn decode(self) -> Result<Frame, Malformed> {
+        Frame::decode(self.kind, self.payload, self.shares)
     }
 }
 
@@ -250,17 +286,16 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// The next frame and the size of its payload; `None` when `chunk` is used up, and the rest
-    /// of a frame is to come with the next one.
-    pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<(Frame, usize)>, Malformed> {
+    /// The next frame; `None` when `chunk` is used up, and the rest of a frame is to come with the
+    /// next one.
+    pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Arrived>, Malformed> {
         if self.partial.is_empty()
             && let Some(header) = chunk.first_chunk::<HEADER_LEN>()
         {
             let (len, kind) = parse_header(*header)?;
-            if let Some(payload) = chunk.get(HEADER_LEN..HEADER_LEN + len) {
-                let frame = Frame::decode(kind, Payload::Borrowed(payload))?;
-                chunk.advance(HEADER_LEN + len);
-                return Ok(Some((frame, len)));
+            if chunk.len() >= HEADER_LEN + len {
+                chunk.advance(HEADER_LEN);
+                return Arrived::new(kind, Payload::Buffered(chunk.split_to(len))).map(Some);
             }
         }
         self.fill(HEADER_LEN, chunk);
@@ -271,8 +306,7 @@ impl Decoder {
             return Ok(None);
         }
         let whole = Bytes::from(std::mem::take(&mut self.partial));
-        let frame = Frame::decode(kind, Payload::Owned(whole.slice(HEADER_LEN..)))?;
-        Ok(Some((frame, len)))
+        Arrived::new(kind, Payload::Owned(whole.slice(HEADER_LEN..))).map(Some)
     }
 
     /// Whether the stream ends between two frames.
@@ -344,8 +378,8 @@ mod tests {
         let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
         for piece in pieces {
             let mut chunk = Bytes::copy_from_slice(piece);
-            while let Some((frame, _)) = decoder.next(&mut chunk)? {
-                frames.push(frame);
+            while let Some(arrived) = decoder.next(&mut chunk)? {
+                frames.push(arrived.decode()?);
             }
             assert!(chunk.is_empty());
         }
@@ -428,13 +462,116 @@ mod tests {
         }
     }
 
-    /// RUSTSEC-2024-0437 is about recursion in unknown groups. protobuf 2.28 refuses group tags
-    /// before it recurses; if it did not, four megabytes of them would overflow this stack.
+    /// The densest messages that a leader can send pass, and what lies beyond is refused before it
+    /// is decoded (F3).
     #[test]
-    fn nested_groups_are_refused_without_recursion() {
-        let start_group_of_field_100 = [0xa3, 0x06];
-        let hostile = start_group_of_field_100.repeat(MAX_PAYLOAD / 2);
-        let refused = Message::new().merge_from_bytes(&hostile);
-        assert!(refused.is_err(), "{refused:?}");
+    fn the_densest_messages_pass() {
+        let tiny = Entry { term: 1, index: 1, ..Entry::default() };
+        assert_eq!(tiny.compute_size() as usize, SMALLEST_ENTRY);
+        let of = |n: usize| {
+            let mut message = Message { from: 1, to: 2, term: 1, ..Message::default() };
+            message.set_msg_type(MessageType::MsgAppend);
+            message.entries = vec![tiny.clone(); n].into();
+            encoded(&Frame::Raft(message))
+        };
+        assert_eq!(decoded(&[&of(MAX_ENTRIES)]).unwrap().len(), 1);
+        let refused = decoded(&[&of(MAX_ENTRIES + 1)]).unwrap_err().to_string();
+        assert!(refused.contains("more entries"), "{refused}");
+    }
+
+    /// What an entry holds is its own, or its frame's where that is mostly entries: small entries in
+    /// a large frame of something else must not keep it alive (F2).
+    #[test]
+    fn kept_entries_keep_little_else_alive() {
+        let with = |data: usize, context: usize| {
+            let Frame::Raft(mut message) = append() else { unreachable!() };
+            message.entries[0].data = vec![7; data].into();
+            message.context = vec![8; context].into();
+            let bytes = encoded(&Frame::Raft(message)).freeze();
+            let end = bytes.len();
+            let mut whole = Bytes::copy_from_slice(&bytes);
+            let buffer = whole.as_ptr_range();
+            let whole = Decoder::default().next(&mut whole).unwrap().unwrap();
+            let mut decoder = Decoder::default();
+            assert!(decoder.next(&mut bytes.slice(..end / 2)).unwrap().is_none());
+            let cut = decoder.next(&mut bytes.slice(end / 2..)).unwrap().unwrap();
+            let frame = cut.payload.as_ref().as_ptr_range();
+            let kept = |arrived: Arrived| match arrived.decode().unwrap() {
+                Frame::Raft(message) => message.entries[0].data.clone(),
+                other => panic!("{other:?}"),
+            };
+            let (whole, cut) = (kept(whole), kept(cut));
+            assert!(!buffer.contains(&whole.as_ptr()), "the read buffer is shared");
+            frame.contains(&cut.as_ptr())
+        };
+        assert!(with(100_000, 0), "large entries are copied twice");
+        assert!(!with(500, 0), "a small frame is shared");
+        assert!(!with(500, 100_000), "a small entry keeps a large frame alive");
+    }
+
+    const CHILD: &str = "FRAMES_OF_A_HOSTILE_PEER";
+
+    /// RUSTSEC-2024-0437 is about recursion in unknown groups, which would overflow a stack and end
+    /// the process. Whatever a frame of the largest size nests is refused, on a stack that is small.
+    /// In a child: an overflow aborts.
+    #[test]
+    fn hostile_frames_do_not_overflow_a_stack() {
+        if std::env::var_os(CHILD).is_some() {
+            let small = std::thread::Builder::new().stack_size(64 << 10);
+            return small.spawn(decode_hostile_frames).unwrap().join().unwrap();
+        }
+        let test = std::env::current_exe().unwrap();
+        let name = std::thread::current().name().unwrap().to_owned();
+        let child = std::process::Command::new(test)
+            .args([&name, "--exact"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("1 passed"), "{}: {said}", child.status);
+    }
+
+    fn decode_hostile_frames() {
+        let fill = |unit: &[u8]| unit.repeat(MAX_PAYLOAD / unit.len());
+        // As deep as it gets, written from the inside.
+        let nest = |tag: &[u8]| {
+            let mut reversed = vec![0xff];
+            while reversed.len() < MAX_PAYLOAD - 8 {
+                let (mut len, mut outer) = (reversed.len(), tag.to_vec());
+                while len >= 0x80 {
+                    outer.push(len as u8 | 0x80);
+                    len >>= 7;
+                }
+                outer.push(len as u8);
+                reversed.extend(outer.iter().rev());
+            }
+            reversed.reverse();
+            reversed
+        };
+        let hostile = [
+            ("groups of an unknown field", fill(&[0xa3, 0x06])),
+            ("groups of a known field", fill(&[0x3b])),
+            ("groups in an entry", [&[0x3a, 0xfc, 0xff, 0xff, 0x01][..], &fill(&[0x0b])].concat()),
+            ("ends of groups", fill(&[0xa4, 0x06])),
+            ("entries in entries", nest(&[0x3a])),
+            ("snapshots in snapshots", nest(&[0x4a])),
+            ("unknown fields in unknown fields", nest(&[0xa2, 0x06])),
+            ("a number without end", fill(&[0xff])),
+            ("numbers cut off", fill(&[0x10, 0x01])[..MAX_PAYLOAD - 1].to_vec()),
+            (
+                "numbers too long",
+                fill(&[0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]),
+            ),
+            ("empty entries", fill(&[0x3a, 0x00])),
+            ("unknown numbers", fill(&[0xa0, 0x06, 0x01])),
+        ];
+        for (what, mut payload) in hostile {
+            payload.truncate(MAX_PAYLOAD);
+            let header = (payload.len() as u32).to_le_bytes();
+            let frame = [&header[..], &[RAFT], &payload].concat();
+            assert!(decoded(&[&frame]).is_err(), "{what}");
+            // What stands behind the walk need not refuse it, but survives it as well.
+            drop(Message::parse_from_bytes(&payload));
+        }
     }
 }

@@ -32,6 +32,10 @@ use super::head::{self, Claim, Head, HeadRefusal, Kind};
 use super::{Inbound, lock};
 use crate::{Error, pins};
 
+/// The most pins of those whom the book does not name: nobody forgets a pin, and whoever invents
+/// ids must not leave members without.
+const MAX_STRANGERS: usize = 1 << 12;
+
 /// The longest reason that is kept of a loss, in bytes: with what stands before it, what a peer
 /// reads of a refusal.
 const MAX_WHY_LEN: usize = 896;
@@ -178,6 +182,11 @@ impl Gate {
 
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether the book names it.
+    pub(super) fn is_member(&self, id: u64) -> bool {
+        self.rules.borrow().is_member(id)
     }
 
     pub(super) fn is_removed(&self, id: u64) -> bool {
@@ -329,6 +338,11 @@ impl Gate {
         }
         pins.extend(news);
         let broken = |reason| HeadRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason);
+        let strangers = || pins.keys().filter(|id| !self.is_member(**id)).count();
+        if !self.is_member(head.from) && strangers() > MAX_STRANGERS {
+            let reason = format!("{MAX_STRANGERS} pins of strangers are kept, and no more");
+            return Err(HeadRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason).into());
+        }
         if pins.len() > pins::MAX_PINS {
             return Err(broken(format!("no more than {} pins are kept", pins::MAX_PINS)).into());
         }
@@ -466,6 +480,20 @@ mod tests {
         assert_eq!(status(admit(&gate, &two)), (403, false));
         gate.set_book([(2, Some(23))].into(), BTreeSet::new());
         assert_eq!(status(admit(&gate, &head(2, 23, &[]))), (200, false), "another incarnation");
+    }
+
+    /// Ids are easily invented, and each is kept: they must not use up what members need.
+    #[test]
+    fn strangers_do_not_use_up_the_pins() {
+        let fs = MemFs::new();
+        let stranger = |nth: usize| (100 + nth as u64, 1);
+        let known = (0..MAX_STRANGERS).map(stranger).collect();
+        wal::fs::write_file_durably(&fs, Path::new(PATH), &pins::encode(&known)).unwrap();
+        let gate = gate(&fs, 7);
+        gate.set_book([(2, None)].into(), BTreeSet::new());
+        assert_eq!(status(admit(&gate, &head(50, 1, &[]))), (503, false));
+        assert_eq!(status(admit(&gate, &head(100, 1, &[]))), (200, false));
+        assert_eq!(status(admit(&gate, &head(2, 22, &[]))), (200, false));
     }
 
     /// A damaged file must not read as "nobody was met".

@@ -21,6 +21,9 @@
 //! - L3 What was delivered and not yet taken by the loop is bounded per sender and lane, however
 //!   often the sender dials again; beyond that TCP holds it back.
 //! - L4 Accepting never ends while the transport runs, and never spins.
+//! - L5 Strangers do not use up what members need: connections that were not admitted yet, and
+//!   streams of those whom the book does not name, have few places of their own, of which the oldest
+//!   is given up for the newest; whatever else a request takes is bounded where it is taken.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -45,10 +48,11 @@ use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::dial::chain;
-use super::frame::{Decoder, Frame};
+use super::frame::{Decoder, Frame, Malformed};
 use super::head::{Head, HeadRefusal};
+use super::places::{Place, Places};
 use super::queue::Lane;
-use super::{Inbound, Permit, Shared, call, lock, snapshot};
+use super::{Inbound, MAX_GUESTS, Permit, Shared, call, lock, snapshot};
 
 /// How long a connection may take to state its head, and how long a refusal may take to leave.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,12 +60,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a connection may buffer for reading, in bytes; bounds the head as well.
 const MAX_BUFFER: usize = 64 << 10;
 
-/// Connections per known peer: a stream per lane, and as many that are about to replace them.
-const CONNECTIONS_PER_PEER: usize = 4;
-/// Connections beyond those: for members that are not known yet and for strays, and what the
-/// requests that are no streams may hold at most, so that they cannot keep streams out.
-pub(super) const MORE_CONNECTIONS: usize =
-    64 + call::MAX_CALLS + call::MAX_JOINS + snapshot::MAX_RECEIVING;
+/// Connections whose head was not admitted yet, or never will be. Each costs a buffer.
+pub(super) const MAX_WAITING: usize = 128;
+/// Streams of those whom the book does not name: one for each lane of more members than are ever
+/// dialled as guests, and as many that are about to replace them.
+pub(super) const MAX_STRANGE: usize = 4 * MAX_GUESTS;
 
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -70,6 +73,8 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 /// holds more than a sender's whole queue; the bulk lane's holds raft's window.
 const CONTROL_BUDGET: u32 = 4 << 20;
 const BULK_BUDGET: u32 = 16 << 20;
+/// Of that, what a stream of somebody has whom the book does not name: there may be many.
+const STRANGERS_PART: u32 = 4;
 
 /// The streams that are served, by sender and lane.
 #[derive(Default)]
@@ -89,11 +94,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(lane: Lane) -> Self {
+    fn new(lane: Lane, is_member: bool) -> Self {
         let budget_len = match lane {
             Lane::Bulk => BULK_BUDGET,
             Lane::Control => CONTROL_BUDGET,
         };
+        let budget_len = if is_member { budget_len } else { budget_len / STRANGERS_PART };
         Self {
             newest: watch::Sender::new(0),
             turn: Arc::default(),
@@ -126,8 +132,8 @@ struct Turn {
 impl Streams {
     /// Tells the stream that has the turn to stop, and waits until it has. `None` when a still
     /// newer stream came meanwhile.
-    async fn take_turn(&self, from: u64, lane: Lane) -> Option<Turn> {
-        let slot = self.slot(from, lane);
+    async fn take_turn(&self, from: u64, lane: Lane, is_member: bool) -> Option<Turn> {
+        let slot = self.slot(from, lane, is_member);
         let mut newest = slot.newest.subscribe();
         let mut number = 0;
         slot.newest.send_modify(|newest| {
@@ -146,13 +152,13 @@ impl Streams {
         open.any(|slot| slot.turn.try_lock().is_err())
     }
 
-    fn slot(&self, from: u64, lane: Lane) -> Arc<Slot> {
+    fn slot(&self, from: u64, lane: Lane, is_member: bool) -> Arc<Slot> {
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.get(&(from, lane)).and_then(Weak::upgrade) {
             return slot;
         }
         slots.retain(|_, slot| slot.strong_count() > 0);
-        let slot = Arc::new(Slot::new(lane));
+        let slot = Arc::new(Slot::new(lane, is_member));
         slots.insert((from, lane), Arc::downgrade(&slot));
         slot
     }
@@ -169,7 +175,8 @@ impl Turn {
 /// A request that got past the gate.
 enum Admitted {
     Stream(Accepted),
-    /// Anything else. It keeps its own limits and then fires the notice.
+    /// Anything else, once it has a place among its like. It keeps its own limits and then fires the
+    /// notice.
     Request,
 }
 
@@ -179,6 +186,8 @@ struct Accepted {
     lane: Lane,
     turn: Turn,
     body: Incoming,
+    /// Of a sender whom the book does not name.
+    place: Option<Place>,
 }
 
 /// Accepts connections for as long as it is polled (L4).
@@ -186,7 +195,7 @@ pub(super) async fn listen(
     shared: Arc<Shared>,
     mut accept: impl AsyncFnMut() -> io::Result<(TcpStream, SocketAddr)>,
 ) -> Infallible {
-    let connections = Arc::new(());
+    let waiting = Places::new(MAX_WAITING);
     let mut complaints = Complaints::default();
     loop {
         let (socket, remote) = match accept().await {
@@ -200,20 +209,14 @@ pub(super) async fn listen(
                 continue;
             }
         };
-        // Strangers that are dialled back do not make room for more of them.
-        let known = lock(&shared.peers).values().filter(|peer| peer.guest.is_none()).count();
-        let max = CONNECTIONS_PER_PEER * known + MORE_CONNECTIONS;
-        if Arc::strong_count(&connections) > max {
-            if let Some(silenced) = complaints.admit() {
-                warn!(shared.logger, "too many connections on the peer port";
-                    "remote" => %remote, "max" => max, "silenced" => silenced);
-            }
-            continue;
+        let (place, is_lost) = waiting.take();
+        if is_lost && let Some(silenced) = complaints.admit() {
+            warn!(shared.logger, "closing connections on the peer port that nobody vouches for";
+                "remote" => %remote, "max" => MAX_WAITING, "silenced" => silenced);
         }
-        let (shared, counted) = (Arc::clone(&shared), Arc::clone(&connections));
+        let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let _counted = counted;
-            let reason = serve(&shared, socket).await;
+            let reason = serve(&shared, socket, place).await;
             debug!(shared.logger, "connection closed"; "remote" => %remote, "reason" => reason);
         });
     }
@@ -238,8 +241,8 @@ impl Complaints {
     }
 }
 
-/// Serves one connection; says why it ended.
-async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
+/// Serves one connection, which has its place until it is admitted; says why it ended.
+async fn serve(shared: &Arc<Shared>, socket: TcpStream, mut waiting: Place) -> String {
     if let Err(error) = socket.set_nodelay(true) {
         return error.to_string();
     }
@@ -272,9 +275,12 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
             biased;
             admitted = &mut admitted => admitted.map_err(|_| "refused".to_owned()),
             end = &mut connection => Err(ended(end)),
+            () = waiting.is_lost() => Err("it made room for a newer one".into()),
         }
     };
-    let mut stream = match timeout(HEAD_TIMEOUT, first).await {
+    let first = timeout(HEAD_TIMEOUT, first).await;
+    drop(waiting);
+    let mut stream = match first {
         Ok(Ok(Admitted::Stream(stream))) => stream,
         Ok(Ok(Admitted::Request)) => {
             tokio::select! {
@@ -289,8 +295,16 @@ async fn serve(shared: &Arc<Shared>, socket: TcpStream) -> String {
         Err(_) => return "no head in time".into(),
     };
     let (slot, from, lane) = (Arc::clone(&stream.turn.slot), stream.head.from, stream.lane);
+    let place = &mut stream.place;
+    let lost = async {
+        match place {
+            Some(place) => place.is_lost().await,
+            None => std::future::pending().await,
+        }
+    };
     let reason = tokio::select! {
         biased;
+        () = lost => "it made room for a stranger's newer one".into(),
         () = stream.turn.is_over() => "a newer stream replaced it".into(),
         reason = deliver(shared, &stream.head, &slot, &mut stream.body) => {
             debug!(shared.logger, "stream from peer ended"; "peer" => from,
@@ -333,8 +347,8 @@ async fn answer(
     }
     if path == "/raft/join" {
         let head = shared.gate.admit_joining(request.headers())?;
-        admit(Admitted::Request);
-        return call::take(shared, &head, Some(head.incarnation), request).await;
+        let begun = || admit(Admitted::Request);
+        return call::take(shared, &head, Some(head.incarnation), request, begun).await;
     }
     let head = match shared.gate.admit(request.headers(), None).await {
         Ok(head) => head,
@@ -342,21 +356,23 @@ async fn answer(
     };
     shared.met(&head);
     let Some(lane) = lane else {
-        admit(Admitted::Request);
+        let begun = || admit(Admitted::Request);
         return if path == "/raft/call" {
-            call::take(shared, &head, None, request).await
+            call::take(shared, &head, None, request, begun).await
         } else {
-            snapshot::receive(shared, &head, request).await
+            snapshot::receive(shared, &head, request, begun).await
         };
     };
-    let Some(turn) = shared.streams.take_turn(head.from, lane).await else {
+    let is_member = shared.gate.is_member(head.from);
+    let place = (!is_member).then(|| shared.strange.take().0);
+    let Some(turn) = shared.streams.take_turn(head.from, lane, is_member).await else {
         return refusal(StatusCode::CONFLICT, "a newer stream of the same sender came meanwhile");
     };
     shared.visited(&head);
     let echo = Outgoing::Echo(Echo::new(shared.echo_interval()));
     let response = answered(shared, head.from, StatusCode::OK, echo)?;
     // With the turn taken, the answer is the last thing between the request and delivery.
-    admit(Admitted::Stream(Accepted { head, lane, turn, body: request.into_body() }));
+    admit(Admitted::Stream(Accepted { head, lane, turn, body: request.into_body(), place }));
     Ok(response)
 }
 
@@ -437,14 +453,21 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
             None => return "the sender ended it within a frame".into(),
         };
         loop {
-            let (frame, len) = match decoder.next(&mut chunk) {
-                Ok(Some(next)) => next,
+            let broken = |error: Malformed| {
+                warn!(shared.logger, "stream from peer broken"; "peer" => head.from,
+                    "error" => %error);
+                error.to_string()
+            };
+            let arrived = match decoder.next(&mut chunk) {
+                Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
-                Err(error) => {
-                    warn!(shared.logger, "stream from peer broken"; "peer" => head.from,
-                        "error" => %error);
-                    return error.to_string();
-                }
+                Err(error) => return broken(error),
+            };
+            // Room comes first: what waits for it is a frame as it arrived.
+            let permit = slot.permit(arrived.memory()).await;
+            let frame = match arrived.decode() {
+                Ok(frame) => frame,
+                Err(error) => return broken(error),
             };
             if let Frame::Raft(message) = &frame
                 && (message.from != head.from || message.to != shared.gate.id())
@@ -460,7 +483,6 @@ async fn deliver(shared: &Shared, head: &Head, slot: &Arc<Slot>, body: &mut Inco
                     "error" => &reason);
                 return reason;
             }
-            let permit = slot.permit(len + frame.memory()).await;
             shared.tell(Inbound::Frame { from: head.from, frame, permit });
         }
     }

@@ -21,7 +21,7 @@
 //!   comes back as [`Inbound::Unsent`].
 //!
 //! Those of the parts: F in [`frame`], H in [`head`], G in [`gate`], Q in [`queue`], P in
-//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`].
+//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`], S in [`shape`].
 
 mod call;
 mod dial;
@@ -31,8 +31,10 @@ mod head;
 pub(crate) mod join;
 mod listener;
 mod peer;
+mod places;
 mod probe;
 mod queue;
+mod shape;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -66,6 +68,7 @@ pub(crate) use self::head::VERSION as PROTOCOL_VERSION;
 use self::head::{Head, HeadRefusal, Kind};
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};
+use self::places::Places;
 use self::probe::Probe;
 pub(crate) use self::probe::ProbeResult;
 use self::queue::Lane;
@@ -182,6 +185,8 @@ struct Shared {
     logger: slog::Logger,
     peers: Mutex<BTreeMap<u64, Dialled>>,
     streams: Streams,
+    /// The streams of those whom the book does not name.
+    strange: Arc<Places>,
     calls: Calls,
     sending: Arc<Moving>,
     receiving: Arc<Moving>,
@@ -227,6 +232,7 @@ impl Shared {
             logger,
             peers: Mutex::default(),
             streams: Streams::default(),
+            strange: Places::new(listener::MAX_STRANGE),
             calls: Calls::default(),
             sending: Arc::default(),
             receiving: Arc::default(),

@@ -15,8 +15,8 @@
 //!
 //! Files are read and written on threads that may block, a few megabytes ahead of the socket at
 //! most. What a file holds and what its checksum covers is the node's business: it hands in
-//! sources and sinks. No transfer has a total limit; one that stands still is given up. A reason
-//! to give up in the middle of the file may be lost with the connection: the receiver logs it.
+//! sources and sinks. No transfer has a total limit; one that stands still, or comes in drops, is
+//! given up. A reason to give up in the middle of the file may be lost with the connection: the receiver logs it.
 //!
 //! Invariants:
 //! - Z1 Each snapshot that is to be sent gets exactly one [`Inbound::SnapshotReport`], whatever
@@ -49,6 +49,7 @@ use super::dial::{self, chain};
 use super::head::{self, Head, HeadRefusal};
 use super::listener::{Answer, Outgoing, answered};
 use super::peer::Peer;
+use super::shape::{self, Limits};
 use super::{Inbound, Shared, lock};
 use crate::Transfer;
 use crate::snapshot::Received;
@@ -59,6 +60,8 @@ const CHECKSUM: HeaderName = HeaderName::from_static("x-raft-snapshot-checksum")
 /// The largest message, in bytes. Only its conf state grows with the cluster, by some ten bytes a
 /// member: this holds thousands.
 const MAX_MESSAGE_BYTES: u64 = 64 << 10;
+/// A message of that size names at most so many members: each takes a tag and a byte at least.
+const LIMITS: Limits = Limits { entries: 0, ids: Some(MAX_MESSAGE_BYTES as usize / 2) };
 
 /// How much of a file is read or written at once, and how many such pieces wait between the disk
 /// and the socket; two more are at its ends.
@@ -66,7 +69,12 @@ const PIECE: usize = 1 << 20;
 const PIECES: usize = 4;
 
 /// Snapshots that are received at once: more would only slow each other down.
+/// Whom the book does not name leaves the last place to members.
 pub(super) const MAX_RECEIVING: usize = 2;
+
+/// A sender of fewer bytes than this a second, all its waiting taken together, is taken for one that
+/// only holds its place.
+const LEAST_RATE: u64 = 64 << 10;
 
 /// A disk that syncs fewer bytes than this a second is taken for one that hangs.
 const SLOWEST_DISK: u64 = 4 << 20;
@@ -398,11 +406,12 @@ impl Body for File {
 // ---- receiving ----
 
 /// Receives a snapshot whose sender was admitted, hands it to the node, and answers what became
-/// of it.
+/// of it; `begun` is told when it has its place.
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     head: &Head,
     request: Request<Incoming>,
+    begun: impl FnOnce(),
 ) -> Result<Answer, HeadRefusal> {
     let len = head::field(request.headers(), &LENGTH, head::decimal)?;
     let checksum = head::field(request.headers(), &CHECKSUM, |text| {
@@ -415,11 +424,14 @@ pub(super) async fn receive(
         .filter(|len| (1..=MAX_MESSAGE_BYTES).contains(len))
         .ok_or_else(|| malformed("the lengths of the request and of the snapshot do not fit"))?;
     let whom = (head.from, len);
-    let place = shared.receiving.take(whom, MAX_RECEIVING, "receiving", &shared.logger);
+    let is_member = shared.gate.is_member(head.from);
+    let max = if is_member { MAX_RECEIVING } else { MAX_RECEIVING - 1 };
+    let place = shared.receiving.take(whom, max, "receiving", &shared.logger);
     let place = place.ok_or_else(|| {
         let reason = "a snapshot of the same sender, or too many, are being received already";
         HeadRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)
     })?;
+    begun();
     let mut bytes = Incomings { body: request.into_body(), rest: Bytes::new() };
     let stall = shared.disk_stall();
     let message = timeout(stall, read_message(&mut bytes, message_len)).await;
@@ -473,7 +485,9 @@ async fn read_message(bytes: &mut Incomings, len: u64) -> Result<Message, &'stat
     if u64::from(start.get_u32_le()) != len {
         return Err("the lengths of the message and of the request do not fit");
     }
-    Message::parse_from_carllerche_bytes(&start.freeze()).map_err(|_| "the message is malformed")
+    let start = start.freeze();
+    shape::of_message(&start, LIMITS)?;
+    Message::parse_from_carllerche_bytes(&start).map_err(|_| "the message is malformed")
 }
 
 /// Moves the file from the socket into a sink. The sink works on a thread that may block, a few
@@ -493,9 +507,12 @@ async fn store(
     });
     let mut piece = BytesMut::with_capacity(PIECE);
     let mut left = total;
+    let mut pace = Pace::default();
     while left > 0 {
+        let asked = Instant::now();
         match timeout(stall, bytes.next((PIECE - piece.len()) as u64)).await {
             Ok(Ok(Some(more))) => {
+                pace.check(more.len(), asked.elapsed(), stall)?;
                 left -= (more.len() as u64).min(left);
                 piece.extend_from_slice(&more);
             }
@@ -519,6 +536,30 @@ async fn store(
         Ok(Ok(stored)) => stored,
         Ok(Err(_)) => Err("this member is stopping".into()),
         Err(_) => Err(format!("the disk took longer than {:?} at the end", patience(total))),
+    }
+}
+
+/// How fast a sender is while it is waited for: the time that our own disk takes does not count.
+#[derive(Default)]
+struct Pace {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    /// Counts what came after a wait; refuses a sender that was too slow for a whole window.
+    fn check(&mut self, bytes: usize, waited: Duration, window: Duration) -> Result<(), String> {
+        self.bytes += bytes as u64;
+        self.waited += waited;
+        if self.waited < window {
+            return Ok(());
+        }
+        let rate = self.bytes as f64 / self.waited.as_secs_f64();
+        if rate < LEAST_RATE as f64 {
+            return Err(format!("{rate:.0} bytes a second came, {LEAST_RATE} are the least"));
+        }
+        *self = Self::default();
+        Ok(())
     }
 }
 

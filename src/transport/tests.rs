@@ -3,6 +3,7 @@
 mod calls;
 mod members;
 mod snapshots;
+mod strangers;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -357,8 +358,8 @@ impl Raw {
 
     fn read_frame(&mut self) -> Frame {
         loop {
-            if let Some((frame, _)) = self.decoder.next(&mut self.chunk).unwrap() {
-                return frame;
+            if let Some(arrived) = self.decoder.next(&mut self.chunk).unwrap() {
+                return arrived.decode().unwrap();
             }
             self.chunk = self.read_chunk();
         }
@@ -901,23 +902,6 @@ fn accepting_survives_errors() {
         }
     });
     assert!(started.elapsed() >= Duration::from_millis(300), "it does not back off");
-}
-
-/// Connections cost memory: strays must not take it all, nor the door for good.
-#[test]
-fn connections_are_bounded() {
-    let node = Node::start(1, &[]);
-    let idle = [(); listener::MORE_CONNECTIONS].map(|()| TcpStream::connect(node.address).unwrap());
-    let mut beyond = Raw::new(TcpStream::connect(node.address).unwrap());
-    assert_eq!(beyond.read_end(), b"");
-    drop(idle);
-    eventually("there is room again", || {
-        let mut raw = Raw::new(TcpStream::connect(node.address).unwrap());
-        let head = head_text("POST /raft/stream/bulk HTTP/1.1\r\nhost: a", &head(2, 1));
-        let written = raw.socket.get_mut().write_all(head.as_bytes());
-        let read = written.and_then(|()| raw.socket.read_line(&mut raw.first_line));
-        read.is_ok_and(|len| len > 0) && raw.status() == 200
-    });
 }
 
 /// Not a test: how fast appends of one 128-byte entry pass, one by one and in raft's own batches.

@@ -112,7 +112,7 @@ fn source() -> Box<TestSource> {
     Box::new(TestSource { checksum: sum(&bytes), bytes, fails_at: None })
 }
 
-fn message(from: u64, to: u64) -> Message {
+pub(super) fn message(from: u64, to: u64) -> Message {
     let mut message = Message { from, to, term: 3, ..Message::default() };
     message.set_msg_type(MessageType::MsgSnapshot);
     message.mut_snapshot().mut_metadata().index = 42;
@@ -150,7 +150,7 @@ fn only_failure(node: &Node) -> String {
 }
 
 /// A request's head and its whole body, as a peer makes them.
-fn raw_request(message: &Message, file: &[u8]) -> (Vec<(String, String)>, Vec<u8>) {
+pub(super) fn raw_request(message: &Message, file: &[u8]) -> (Vec<(String, String)>, Vec<u8>) {
     let mut head = head(2, 1);
     head.push(("x-raft-snapshot-length".into(), file.len().to_string()));
     head.push(("x-raft-snapshot-checksum".into(), format!("{:016x}", sum(file))));
@@ -159,7 +159,7 @@ fn raw_request(message: &Message, file: &[u8]) -> (Vec<(String, String)>, Vec<u8
     (head, [&len[..], &message, file].concat())
 }
 
-const SNAPSHOT: &str = "POST /raft/snapshot";
+pub(super) const SNAPSHOT: &str = "POST /raft/snapshot";
 
 /// What it is for: a file arrives whole, with its message, and is reported once the node took it.
 #[test]
