@@ -3,6 +3,7 @@
 
 mod chance;
 mod changes;
+mod disks;
 mod leading;
 mod outcomes;
 mod reads;
@@ -149,6 +150,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         state: found.snapshot,
     };
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
+    let shared = Arc::new(Shared::new(Status::default()));
     let identity = found.identity;
     let parts = Parts {
         fs: shared_fs,
@@ -161,6 +163,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         captured: captured_tx,
         metrics: Metrics::new(Arc::new(Shared::new(Status::default()))),
         applied: Arc::clone(&applied),
+        space: Arc::clone(&shared.space),
         nonce: seed << 8 | id,
         seed: seed << 8 | id,
     };
@@ -169,7 +172,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         fs,
         core,
         applied,
-        shared: Arc::new(Shared::new(Status::default())),
+        shared,
         captured,
         incarnation: identity.incarnation,
         cluster: identity.cluster,

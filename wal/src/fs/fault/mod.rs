@@ -5,6 +5,7 @@
 //! ```text
 //!  sync:wal:3=EIO            operation : place : nth = what
 //!  sync:.wal.tmp:1..=ENOSPC  ditto, from the nth on
+//!  after:/path/to/file       nothing is counted before that file is there
 //!
 //!  operation  read, write, sync, syncdir, allocate, create, rename, remove
 //!  place      * everywhere; else the name of the directory that the file is in, or how its path
@@ -63,7 +64,7 @@ impl FaultFs {
         path: &Path,
         run: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        judge(&self.script, operation, path)?;
+        judge(&*self.inner, &self.script, operation, path)?;
         run()
     }
 
@@ -73,14 +74,22 @@ impl FaultFs {
         open.retain(|file| file.strong_count() > 0);
         open.push(Arc::downgrade(&path));
         let undo = if self.script.reverts() { Some(Undo::new(&*file)?) } else { None };
-        let script = Arc::clone(&self.script);
-        Ok(Box::new(FaultFile { inner: file, script, path, undo: undo.map(Mutex::new) }))
+        let (fs, script) = (Arc::clone(&self.inner), Arc::clone(&self.script));
+        Ok(Box::new(FaultFile { fs, inner: file, script, path, undo: undo.map(Mutex::new) }))
     }
 }
 
 /// Waits as long as a rule has the operation take, or fails as a rule has it fail; what else it
 /// does to it is returned.
-fn judge(script: &Script, operation: Operation, path: &Path) -> io::Result<Option<Effect>> {
+fn judge(
+    fs: &dyn Fs,
+    script: &Script,
+    operation: Operation,
+    path: &Path,
+) -> io::Result<Option<Effect>> {
+    if !script.is_begun(fs)? {
+        return Ok(None);
+    }
     match script.judge(operation, path) {
         Some(Effect::Fail(errno)) => Err(Effect::error(errno)),
         Some(Effect::Slow(time)) => {
@@ -157,6 +166,7 @@ impl Fs for FaultFs {
 }
 
 struct FaultFile {
+    fs: Arc<dyn Fs>,
     inner: Box<dyn File>,
     script: Arc<Script>,
     path: Arc<Mutex<PathBuf>>,
@@ -195,7 +205,7 @@ impl Undo {
 impl FaultFile {
     fn judge(&self, operation: Operation) -> io::Result<Option<Effect>> {
         let path = lock(&self.path).clone();
-        judge(&self.script, operation, &path)
+        judge(&*self.fs, &self.script, operation, &path)
     }
 
     fn sync(&self, run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {

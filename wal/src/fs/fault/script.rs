@@ -2,12 +2,14 @@
 
 use std::{
     io,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use rustix::io::Errno;
+
+use crate::fs::Fs;
 
 /// What a rule can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,11 @@ impl Effect {
 }
 
 #[derive(Debug)]
-pub(super) struct Script(Vec<Rule>);
+pub(super) struct Script {
+    rules: Vec<Rule>,
+    /// What must be there before anything is counted, and whether it was seen.
+    begins: Option<(PathBuf, AtomicBool)>,
+}
 
 #[derive(Debug)]
 struct Rule {
@@ -73,16 +79,28 @@ struct Rule {
 
 impl Script {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let rules = text.split(';').map(str::trim).filter(|rule| !rule.is_empty());
-        rules
-            .map(|rule| Rule::parse(rule).map_err(|why| format!("{rule:?}: {why}")))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let (mut rules, mut begins) = (Vec::new(), None);
+        for rule in text.split(';').map(str::trim).filter(|rule| !rule.is_empty()) {
+            match rule.strip_prefix("after:") {
+                Some(path) => begins = Some((path.into(), AtomicBool::new(false))),
+                None => rules.push(Rule::parse(rule).map_err(|why| format!("{rule:?}: {why}"))?),
+            }
+        }
+        Ok(Self { rules, begins })
+    }
+
+    /// Whether operations count already.
+    pub(super) fn is_begun(&self, fs: &dyn Fs) -> io::Result<bool> {
+        let Some((path, is_begun)) = &self.begins else { return Ok(true) };
+        if !is_begun.load(Ordering::Relaxed) && fs.exists(path)? {
+            is_begun.store(true, Ordering::Relaxed);
+        }
+        Ok(is_begun.load(Ordering::Relaxed))
     }
 
     /// Counts an operation, and tells what becomes of it: the first rule that hits decides.
     pub(super) fn judge(&self, operation: Operation, path: &Path) -> Option<Effect> {
-        let matching = self.0.iter().filter(|rule| rule.matches(operation, path));
+        let matching = self.rules.iter().filter(|rule| rule.matches(operation, path));
         // Every rule counts for itself, whoever decides.
         matching.fold(None, |decided, rule| {
             let nth = rule.matched.fetch_add(1, Ordering::Relaxed) + 1;
@@ -92,7 +110,7 @@ impl Script {
 
     /// Whether what is written must be remembered.
     pub(super) fn reverts(&self) -> bool {
-        self.0.iter().any(|rule| matches!(rule.effect, Effect::Revert(_)))
+        self.rules.iter().any(|rule| matches!(rule.effect, Effect::Revert(_)))
     }
 }
 
@@ -131,8 +149,7 @@ impl Rule {
     }
 
     fn matches(&self, operation: Operation, path: &Path) -> bool {
-        let is_in =
-            || super::super::parent(path).file_name().is_some_and(|name| *name == *self.place);
+        let is_in = || crate::fs::parent(path).file_name().is_some_and(|name| *name == *self.place);
         let ends = || path.as_os_str().to_string_lossy().ends_with(&self.place);
         self.operation == operation && (ends() || is_in())
     }

@@ -113,6 +113,11 @@ fn short_and_slow_operations_are_done() {
     let file = fs.create_new(Path::new("/file")).unwrap();
     assert_eq!(file.write_at(0, b"abcde").unwrap(), 3);
     file.write_all_at(3, b"de").unwrap();
+    let waits = faulty("write:*:1=EIO; after:/go");
+    let waiting = waits.create_new(Path::new("/file")).unwrap();
+    waiting.write_all_at(0, b"not counted").unwrap();
+    waits.create_new(Path::new("/go")).unwrap();
+    assert!(waiting.write_all_at(0, b"counted").is_err());
     let begun = Instant::now();
     file.sync_data().unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(30));
