@@ -1,10 +1,7 @@
 # run · cluster · test · check · fix · bench · bench-compare
 # linearizability: the history test, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
-# overload · slow: figures, each with its limit
-
-# overload: figures, each with its limit
-# peers: noise on the peer port, for ROUNDS rounds
+# overload · slow · vet: figures, each with its limit · peers: noise on the peer port
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -39,6 +36,7 @@ test:
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p raftexample --features defects,faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # What `check` can have mended by itself.

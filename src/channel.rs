@@ -84,6 +84,7 @@ impl Handle {
     /// Refuses at once, without a trace in the log and without asking the loop, when too much is
     /// waiting already, when commits run more than [`MAX_LAG_ENTRIES`](crate::MAX_LAG_ENTRIES)
     /// or [`MAX_LAG_BYTES`](crate::MAX_LAG_BYTES) ahead of what the consumer has applied, when
+    /// fewer bytes than [`Config::min_free_bytes`](crate::Config::min_free_bytes) are free, when
     /// the command is empty or too large, or when the node has stopped.
     pub fn propose(&self, data: Bytes, deadline: Instant) -> Result<Pending<Outcome>, Refusal> {
         self.propose_for(data, deadline)

@@ -57,6 +57,13 @@ pub struct Config {
     /// Keep everything in memory: nothing is written, and a restart is a member that lost its
     /// data directory. For trying things out.
     pub in_memory: bool,
+    /// Below this many free bytes on the disk of the data directory, proposals are refused: what is
+    /// left is for what keeps the member going. Default 256 MiB: the segment of the log that is
+    /// prepared ahead and the one after it, 64 MiB each, and a snapshot of 128 MiB. 0: off.
+    pub min_free_bytes: u64,
+    /// How the disk fails, for tests: a script for the log's `FaultFs`. Default: it does not.
+    #[cfg(feature = "faults")]
+    pub faults: Option<String>,
     /// What this member does wrong, for tests. Default: nothing.
     #[cfg(any(test, feature = "defects"))]
     pub defect: Option<crate::Defect>,
@@ -118,6 +125,9 @@ impl Config {
             join: false,
             snapshots: SnapshotPolicy::default(),
             in_memory: false,
+            min_free_bytes: 256 << 20,
+            #[cfg(feature = "faults")]
+            faults: None,
             #[cfg(any(test, feature = "defects"))]
             defect: None,
         }
@@ -169,6 +179,10 @@ impl Config {
             self.snapshots.keep > 0,
             "snapshots.keep is 0: a log without a snapshot could not be read again".into(),
         );
+        #[cfg(feature = "faults")]
+        if let Err(why) = self.fail(std::sync::Arc::new(wal::fs::DiskFs)) {
+            wrong.push(why);
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
 
@@ -180,6 +194,17 @@ impl Config {
         }
         let ids = join(self.founders.iter().map(|founder| founder.id));
         Err(format!("id {} is not in the cluster, which has {ids}", self.id))
+    }
+
+    /// Has a file system fail as the configuration says.
+    #[cfg(feature = "faults")]
+    pub(crate) fn fail(
+        &self,
+        fs: std::sync::Arc<dyn wal::fs::Fs>,
+    ) -> Result<std::sync::Arc<dyn wal::fs::Fs>, String> {
+        let Some(script) = &self.faults else { return Ok(fs) };
+        let faulty = wal::fs::FaultFs::parse(script, fs).map_err(|why| format!("faults: {why}"))?;
+        Ok(std::sync::Arc::new(faulty))
     }
 
     /// One tick of raft's clock.

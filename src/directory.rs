@@ -409,6 +409,9 @@ fn recover(
     stop: &AtomicBool,
     logger: &Logger,
 ) -> Result<Recovered, Error> {
+    // Whoever was here before may have died between naming a file and making the name durable, and
+    // what is believed from here on must not be gone after the next crash.
+    create("sync", path, fs.sync_dir(path))?;
     let options = wal_options(config, identity.cluster);
     let stopped = || stop.load(Ordering::SeqCst);
     let (wal, opened) = Wal::open(Arc::clone(fs), &path.join(WAL), options, &stopped)

@@ -224,6 +224,7 @@ fn refusal_name(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NoLeader => "no_leader",
         Refusal::Overloaded => "overloaded",
+        Refusal::LowDisk { .. } => "low_disk",
         Refusal::Superseded => "superseded",
         Refusal::TooLarge => "too_large",
         Refusal::ShuttingDown => "shutting_down",
@@ -297,6 +298,13 @@ impl Collector for Scrape {
         for (name, help, value) in sizes {
             gauges.one(name, help, Some(&Unit::Bytes), value)?;
         }
+        let space = &self.shared.space;
+        if let Some(free) = space.free() {
+            let help = "What the disk of the data directory has room for";
+            gauges.one("disk_free", help, Some(&Unit::Bytes), free)?;
+        }
+        let help = "1 while writes are refused because the disk is nearly full";
+        gauges.one("disk_low", help, None, u64::from(space.shortage().is_some()))?;
         let age = self.shared.last_turn_age().as_secs_f64();
         let help = "The time since the loop last went round";
         gauges.one("last_turn_age", help, Some(&Unit::Seconds), age)?;

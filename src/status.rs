@@ -4,10 +4,11 @@
 //! lock that is held for a copy and never while anything is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::channel::Refusal;
 use crate::leadership::{Leaders, Leadership};
 use crate::membership::Book;
 
@@ -147,6 +148,48 @@ pub(crate) struct Shared {
     status: Mutex<Status>,
     pub(crate) leaders: Leaders,
     pub(crate) pending: Pending,
+    pub(crate) space: Arc<Space>,
+}
+
+/// How much of the data directory's disk is free, and how much must be for proposals to be let in.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// 0: none need be.
+    min: AtomicU64,
+    /// [`Space::UNKNOWN`] when nobody has looked, or the disk does not say.
+    free: AtomicU64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { min: AtomicU64::new(0), free: AtomicU64::new(Self::UNKNOWN) }
+    }
+}
+
+impl Space {
+    const UNKNOWN: u64 = u64::MAX;
+
+    pub(crate) fn min(&self) -> u64 {
+        self.min.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_min(&self, bytes: u64) {
+        self.min.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn free(&self) -> Option<u64> {
+        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free != Self::UNKNOWN)
+    }
+
+    pub(crate) fn saw(&self, free: Option<u64>) {
+        self.free.store(free.unwrap_or(Self::UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// Why proposals are refused, if they are.
+    pub(crate) fn shortage(&self) -> Option<Refusal> {
+        let (free_bytes, min_free_bytes) = (self.free()?, self.min());
+        (free_bytes < min_free_bytes).then_some(Refusal::LowDisk { free_bytes, min_free_bytes })
+    }
 }
 
 /// What the door needs to know without asking the loop: what was let in and has not been
@@ -168,6 +211,7 @@ impl Shared {
             last_turn_ms: AtomicU64::new(0),
             shutdown: AtomicBool::new(false),
             leaders: Leaders::default(),
+            space: Arc::default(),
             pending: Pending {
                 last_index: AtomicU64::new(status.last_index),
                 ..Pending::default()

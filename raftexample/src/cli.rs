@@ -108,6 +108,17 @@ struct RunArgs {
     #[arg(long, env = "RAFTEXAMPLE_DEFECT", value_name = "NAME")]
     defect: Option<raftnode::Defect>,
 
+    /// How the disk fails, for tests
+    #[cfg(feature = "faults")]
+    #[arg(long, env = "RAFTEXAMPLE_FAULTS", value_name = "SCRIPT")]
+    faults: Option<String>,
+
+    /// The size of the log's segments, for tests that fill them
+    #[cfg(feature = "faults")]
+    #[arg(long, env = "RAFTEXAMPLE_WAL_SEGMENT_BYTES", value_name = "SIZE",
+          default_value = "64MiB", value_parser = size)]
+    wal_segment_bytes: u64,
+
     /// The address for peers, when it is not the one in this member's URL
     #[arg(long, env = "RAFTEXAMPLE_PEER_LISTEN", value_name = "ADDR:PORT")]
     peer_listen: Option<SocketAddr>,
@@ -185,6 +196,11 @@ struct RunArgs {
           default_value = "256MiB", value_parser = size)]
     wal_retain_bytes: u64,
 
+    /// Refuse writes while fewer bytes than this are free on the disk of --data-dir; 0: never
+    #[arg(long, env = "RAFTEXAMPLE_MIN_FREE_BYTES", value_name = "SIZE",
+          default_value = "256MiB", value_parser = size)]
+    min_free_bytes: u64,
+
     /// Write nothing to disk; a restart is a member that lost its data directory
     #[arg(long, env = "RAFTEXAMPLE_IN_MEMORY")]
     in_memory: bool,
@@ -219,6 +235,12 @@ pub struct Settings {
     /// What this member does wrong, for tests.
     #[cfg(feature = "defects")]
     pub defect: Option<raftnode::Defect>,
+    /// How the disk fails, for tests.
+    #[cfg(feature = "faults")]
+    pub faults: Option<String>,
+    /// The size of the log's segments, for tests that fill them.
+    #[cfg(feature = "faults")]
+    pub wal_segment_bytes: u64,
     /// Where the log is kept.
     pub data_dir: PathBuf,
     /// Where clients reach this member, when it was said.
@@ -237,6 +259,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// When snapshots are taken, and what is kept after one.
     pub snapshots: SnapshotPolicy,
+    /// Below how many free bytes on the data directory's disk writes are refused; 0: never.
+    pub min_free_bytes: u64,
     /// Whether nothing is written to disk.
     pub in_memory: bool,
     /// What is logged.
@@ -329,6 +353,10 @@ impl RunArgs {
             peer_listen: self.peer_listen,
             #[cfg(feature = "defects")]
             defect: self.defect,
+            #[cfg(feature = "faults")]
+            faults: self.faults,
+            #[cfg(feature = "faults")]
+            wal_segment_bytes: self.wal_segment_bytes,
             data_dir,
             advertise_client_url: self.advertise_client_url,
             cluster_token: self.cluster_token,
@@ -347,6 +375,7 @@ impl RunArgs {
                 catchup_entries: self.snapshot_catchup_entries,
                 retain_bytes: self.wal_retain_bytes,
             },
+            min_free_bytes: self.min_free_bytes,
             in_memory: self.in_memory,
             log_level: self.log_level,
             log_format: self.log_format,
@@ -370,6 +399,11 @@ impl Settings {
         {
             config.defect = self.defect;
         }
+        #[cfg(feature = "faults")]
+        {
+            config.faults.clone_from(&self.faults);
+            config.wal_segment_bytes = self.wal_segment_bytes;
+        }
         config.client_url = self.client_url(bound);
         config.heartbeat_interval = self.heartbeat_interval;
         config.election_timeout = self.election_timeout;
@@ -378,6 +412,7 @@ impl Settings {
         config.shutdown_timeout = self.request_timeout;
         config.join = self.join;
         config.snapshots = self.snapshots;
+        config.min_free_bytes = self.min_free_bytes;
         config.in_memory = self.in_memory;
         config
     }
@@ -512,6 +547,7 @@ impl Settings {
         line("snapshot-keep", keep, source("snapshot_keep"));
         line("snapshot-catchup-entries", catchup_entries, source("snapshot_catchup_entries"));
         line("wal-retain-bytes", retain_bytes, source("wal_retain_bytes"));
+        line("min-free-bytes", &self.min_free_bytes, source("min_free_bytes"));
         line("in-memory", &self.in_memory, source("in_memory"));
         line("log-level", &self.log_level.name(), source("log_level"));
         line("log-format", &self.log_format.name(), source("log_format"));
@@ -687,6 +723,8 @@ mod tests {
         assert!(!settings("--snapshot-count 10000").snapshots.proportional);
         assert!(!settings("--snapshot-bytes 64MiB").snapshots.proportional);
         assert!(settings("--snapshot-keep 5").snapshots.proportional);
+        assert_eq!(default.config(default.listen).min_free_bytes, 256 << 20);
+        assert_eq!(settings("--min-free-bytes 0").config(default.listen).min_free_bytes, 0);
         let in_memory = settings("--in-memory --data-dir d");
         assert!(in_memory.config(in_memory.listen).in_memory);
     }

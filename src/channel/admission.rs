@@ -25,8 +25,11 @@ pub(super) struct Admission {
 
 impl Admission {
     /// Whatever commits beyond what the consumer can apply only waits longer: new proposals are
-    /// refused until it has caught up.
+    /// refused until it has caught up. So they are while the disk is nearly full.
     pub(super) fn admit_proposal(this: &Arc<Self>, bytes: u64) -> Result<Permit, Refusal> {
+        if let Some(shortage) = this.shared.space.shortage() {
+            return Err(shortage);
+        }
         if this.lags() { Err(Refusal::Overloaded) } else { Self::admit(this, bytes) }
     }
 

@@ -36,8 +36,19 @@ pub enum Refusal {
     #[error("no leader was known until the deadline")]
     NoLeader,
     /// Too many proposals or reads, by count or by bytes, are waiting already.
-    #[error("too many requests are waiting")]
+    #[error("too many requests are waiting, here or at the leader, or the leader's disk is full")]
     Overloaded,
+    /// The disk that holds this member's data directory is nearly full.
+    #[error(
+        "the disk of this member's data directory has {free_bytes} bytes free, and \
+         --min-free-bytes keeps {min_free_bytes} of them from writes"
+    )]
+    LowDisk {
+        /// How many bytes were free at the last look.
+        free_bytes: u64,
+        /// [`crate::Config::min_free_bytes`].
+        min_free_bytes: u64,
+    },
     /// A leader of a later term took over before the proposal was in the log.
     #[error("a new leader took over before the proposal was accepted")]
     Superseded,

@@ -113,7 +113,7 @@ fn damaged(error: &wal::Error, directory: &Path) -> PathBuf {
         | wal::Error::Foreign { path, .. }
         | wal::Error::Missing { path, .. }
         | wal::Error::Io { path, .. } => path.clone(),
-        wal::Error::Latched | wal::Error::Interrupted => directory.to_owned(),
+        wal::Error::Latched(_) | wal::Error::Interrupted => directory.to_owned(),
     }
 }
 

@@ -40,7 +40,7 @@ use crate::config::HEARTBEAT_TICKS;
 use crate::key::{Attempt, Key};
 use crate::membership::{Book, MemberRole};
 use crate::metrics::Metrics;
-use crate::status::Role;
+use crate::status::{Role, Space};
 use crate::storage::{ENTRY_OVERHEAD, Storage};
 use crate::transport::{Frame, VerdictKind};
 use crate::vet::{self, Loss, Verdict, vet};
@@ -112,6 +112,7 @@ pub(crate) struct Core {
     reads: Reads,
     questions: Questions,
     applied: Arc<AppliedCell>,
+    space: Arc<Space>,
     /// What was committed when this process started: readiness waits for it.
     commit_at_start: u64,
     ticks: u64,
@@ -145,6 +146,7 @@ pub(crate) struct Parts {
     pub(crate) captured: crossbeam_channel::Sender<Captured>,
     pub(crate) metrics: Metrics,
     pub(crate) applied: Arc<AppliedCell>,
+    pub(crate) space: Arc<Space>,
     pub(crate) nonce: u64,
     pub(crate) seed: u64,
 }
@@ -206,6 +208,7 @@ impl Core {
             reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
             questions: Questions::default(),
             applied,
+            space: parts.space,
             commit_at_start,
             ticks: 0,
             tick: config.tick(),
@@ -544,7 +547,7 @@ impl Core {
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
     fn propose_batches(&mut self, term: u64, send: Send<'_>) {
         let mut forwarded = std::mem::take(&mut self.forwarded);
-        if self.lags() {
+        if self.lags() || self.space.shortage().is_some() {
             for Forwarded { from, term, key, .. } in forwarded.drain(..) {
                 self.refuse_forward(from, Attempt { key, term }, VerdictKind::Overloaded, send);
             }

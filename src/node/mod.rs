@@ -20,6 +20,7 @@ mod reads;
 #[cfg(test)]
 mod scripts;
 mod sinks;
+mod space;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub(crate) use self::core::Kept;
 use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
 pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::sinks::Sinks;
+use self::space::{Look, SpaceWatch};
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Limits, Request, Restore};
 use crate::directory::{self, Directory, Recovered};
@@ -129,6 +131,8 @@ impl Node {
         let logger = logger.clone();
         let fs: Arc<dyn Fs> =
             if config.in_memory { Arc::new(MemFs::volatile()) } else { Arc::new(DiskFs) };
+        #[cfg(feature = "faults")]
+        let fs = config.fail(fs).map_err(Error::Config)?;
         let (recovered, listener, own_url) = take_place(&fs, &config, listener, &logger, stop)
             .map_err(|error| with_commands(error, &config))?;
         let Recovered { identity, storage, header, latest, snapshot, kept, lock } = recovered;
@@ -176,6 +180,14 @@ impl Node {
             ..Status::default()
         };
         let shared = Arc::new(Shared::new(status));
+        // Memory has no disk to run out of.
+        let space_watch = (!config.in_memory).then(|| {
+            shared.space.set_min(config.min_free_bytes);
+            let (fs, directory) = (Arc::clone(&fs), config.data_dir.clone());
+            let space = Arc::clone(&shared.space);
+            SpaceWatch::start(Look { fs, directory, space, logger: logger.clone() })
+        });
+        let space_watch = space_watch.transpose().map_err(listening)?;
         let limits = Limits {
             max_pending: config.max_pending,
             max_pending_bytes: config.max_pending_bytes,
@@ -209,6 +221,7 @@ impl Node {
             captured: captured_tx,
             metrics: handle.metrics().clone(),
             applied: cell,
+            space: Arc::clone(&shared.space),
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
         };
@@ -221,6 +234,7 @@ impl Node {
             transport,
             gate,
             workers,
+            _space_watch: space_watch,
             metrics: handle.metrics().clone(),
             done,
             book_version: 0,
@@ -408,6 +422,8 @@ struct Loop {
     transport: Transport,
     gate: Arc<Gate>,
     workers: Workers,
+    /// Nobody looks any more once the loop has ended.
+    _space_watch: Option<SpaceWatch>,
     metrics: Metrics,
     done: Receiver<Done>,
     /// The version of the book that the transport knows.
@@ -477,7 +493,11 @@ impl Loop {
 
     /// An end that holds for the next start too is written down.
     fn buried(&self, end: Error) -> Error {
-        directory::bury(&*self.fs, &self.config, &end).map_or_else(|error| error, |()| end)
+        match directory::bury(&*self.fs, &self.config, &end) {
+            Ok(()) => end,
+            // The node is running: this is no failed start.
+            Err(error) => Error::Disk(error.to_string()),
+        }
     }
 
     /// What to do with a member that holds what its cluster has lost.

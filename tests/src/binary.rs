@@ -30,6 +30,16 @@ pub fn with_defects() -> &'static Path {
     BINARY.get_or_init(|| build("raftexample-defects", &["--features", "defects"]))
 }
 
+/// The same on a disk that fails as a variable says, with a name of its own too.
+///
+/// # Panics
+///
+/// As [`raftexample`].
+pub fn with_faults() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("raftexample-faults", &["--features", "faults"]))
+}
+
 /// The directory that holds the workspace's `Cargo.toml`.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")

@@ -52,6 +52,8 @@ pub struct Plan {
     pub is_networked: bool,
     /// The name of a deliberate defect that every member has.
     pub defect: Option<&'static str>,
+    /// The disks of the members can be told to fail: see [`Cluster::set_faults`].
+    pub is_faulty: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,10 @@ struct Member {
     /// Every flag but `--port` and `--data-dir`.
     flags: Vec<String>,
     process: Process,
+    /// The directory that holds its data directory, when it is not the cluster's.
+    disk: Option<PathBuf>,
+    /// How its disk fails, from its next start on.
+    faults: String,
     /// Where its last run begins in its log.
     run: u64,
 }
@@ -70,6 +76,13 @@ enum Process {
     NotStarted,
     Running(Child),
     Ended(ExitStatus),
+}
+
+impl Member {
+    fn new(peer: SocketAddr, client: SocketAddr, flags: Vec<String>) -> Self {
+        let (process, faults) = (Process::NotStarted, String::new());
+        Self { peer, client, flags, process, disk: None, faults, run: 0 }
+    }
 }
 
 impl Cluster {
@@ -147,8 +160,28 @@ impl Cluster {
             .map(str::to_owned)
             .to_vec();
         flags.extend_from_slice(&self.plan.flags);
-        self.members.push(Member { peer, client, flags, process: Process::NotStarted, run: 0 });
+        self.members.push(Member::new(peer, client, flags));
         member
+    }
+
+    /// Has a member's disk fail as a script says, from its next start on; see `wal::fs::FaultFs`.
+    ///
+    /// # Panics
+    ///
+    /// When the plan was without it.
+    pub fn set_faults(&mut self, member: usize, script: &str) {
+        assert!(self.plan.is_faulty, "the cluster was not planned with faults");
+        script.clone_into(&mut self.members[member].faults);
+    }
+
+    /// Puts a member's data directory elsewhere, before its first start.
+    pub fn set_disk(&mut self, member: usize, directory: PathBuf) {
+        self.members[member].disk = Some(directory);
+    }
+
+    /// Has another flag at every further start of a member.
+    pub fn add_flags(&mut self, member: usize, flags: &[&str]) {
+        self.members[member].flags.extend(flags.iter().map(|&flag| flag.to_owned()));
     }
 
     /// Starts a new member that joins in one step, and waits until it votes.
@@ -459,7 +492,8 @@ impl Cluster {
 
     /// A member's data directory.
     pub fn data_dir(&self, member: usize) -> PathBuf {
-        self.directory.path().join(format!("member-{}", id(member)))
+        let disk = self.members[member].disk.as_deref().unwrap_or(self.directory.path());
+        disk.join(format!("member-{}", id(member)))
     }
 
     /// Gives members their places and starts none of them.
@@ -468,7 +502,8 @@ impl Cluster {
         Cluster::place_as(n, &Plan { flags, ..Plan::default() })
     }
 
-    fn place_as(n: usize, plan: &Plan) -> Cluster {
+    /// As [`Cluster::place`], with whatever is planned.
+    pub fn place_as(n: usize, plan: &Plan) -> Cluster {
         let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let ports = free_ports(2 * n);
         let listens: Vec<_> = ports[..n].iter().copied().map(address).collect();
@@ -483,7 +518,7 @@ impl Cluster {
             }
             flags.extend_from_slice(&plan.flags);
             let (peer, client) = (peers[member], address(port));
-            Member { peer, client, flags, process: Process::NotStarted, run: 0 }
+            Member::new(peer, client, flags)
         };
         let members = ports[n..].iter().enumerate().map(founder).collect();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -530,6 +565,7 @@ impl Cluster {
         };
         let mut command = Command::new(match self.plan.defect {
             Some(_) => binary::with_defects(),
+            None if self.plan.is_faulty => binary::with_faults(),
             None => binary::raftexample(),
         });
         command
@@ -548,6 +584,9 @@ impl Cluster {
         }
         if let Some(defect) = self.plan.defect {
             command.env("RAFTEXAMPLE_DEFECT", defect);
+        }
+        if self.plan.is_faulty {
+            command.env("RAFTEXAMPLE_FAULTS", &self.members[member].faults);
         }
         command
     }

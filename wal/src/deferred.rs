@@ -12,10 +12,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use crate::{
@@ -42,7 +39,7 @@ pub struct Doomed {
     /// The sequence of the newest segment that goes.
     pub(crate) newest: u64,
     pub(crate) n_segments: usize,
-    pub(crate) has_failed: Arc<AtomicBool>,
+    pub(crate) failure: Arc<OnceLock<String>>,
 }
 
 /// What [`Doomed::delete`] deleted.
@@ -64,12 +61,12 @@ impl Doomed {
     ///
     /// A crash leaves all of them or none. An error latches the log.
     pub fn delete(self) -> Result<Released> {
-        if self.has_failed.load(Ordering::Acquire) {
-            return Err(Error::Latched);
+        if let Some(why) = self.failure.get() {
+            return Err(Error::Latched(why.clone()));
         }
         let result = segment::delete(&*self.fs, &self.dir, self.newest);
-        if result.is_err() {
-            self.has_failed.store(true, Ordering::Release);
+        if let Err(error) = &result {
+            self.failure.get_or_init(|| error.to_string());
         }
         result
     }

@@ -13,10 +13,7 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -92,9 +89,10 @@ pub struct Wal {
     slot: Slot,
     /// The newest segment for which a file was asked for.
     asked: u64,
-    is_latched: bool,
+    /// What went wrong, if anything has.
+    latched: Option<String>,
     /// Set by a deletion that failed, on whatever thread.
-    has_deletion_failed: Arc<AtomicBool>,
+    deletion_failure: Arc<OnceLock<String>>,
 }
 
 impl Wal {
@@ -167,8 +165,8 @@ impl Wal {
             prepared: None,
             slot: Slot::default(),
             asked: 0,
-            is_latched: false,
-            has_deletion_failed: Arc::default(),
+            latched: None,
+            deletion_failure: Arc::default(),
         }
     }
 
@@ -411,7 +409,7 @@ impl Wal {
             dir: self.dir.clone(),
             newest: head.header.sequence - 1,
             n_segments: first,
-            has_failed: self.has_deletion_failed.clone(),
+            failure: self.deletion_failure.clone(),
         }))
     }
 
@@ -508,16 +506,18 @@ impl Wal {
     }
 
     fn usable(&self) -> Result<()> {
-        let is_latched = self.is_latched || self.has_deletion_failed.load(Ordering::Acquire);
-        if is_latched { Err(Error::Latched) } else { Ok(()) }
+        match self.latched.as_ref().or(self.deletion_failure.get()) {
+            Some(why) => Err(Error::Latched(why.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Runs what writes. The log stays latched unless it succeeds, even if it panics.
     fn latching<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.is_latched = true;
-        let result = run(self)?;
-        self.is_latched = false;
-        Ok(result)
+        self.latched = Some("a write has panicked".to_owned());
+        let result = run(self);
+        self.latched = result.as_ref().err().map(ToString::to_string);
+        result
     }
 }
 
@@ -528,7 +528,7 @@ impl fmt::Debug for Wal {
             .field("first_index", &self.first_index())
             .field("last_index", &self.last_index())
             .field("hard_state", &self.hard_state())
-            .field("is_latched", &self.is_latched)
+            .field("latched", &self.latched)
             .finish_non_exhaustive()
     }
 }

@@ -30,7 +30,7 @@ fn run(fs: &MemFs, steps: &[Step], models: &[Model], least: Option<usize>) -> Op
     let mut hands = Hands::default();
     while at < steps.len() {
         if hands.take(&mut wal, &steps[at]).is_err() {
-            let is_latched = matches!(wal.release(0), Err(Error::Latched));
+            let is_latched = matches!(wal.release(0), Err(Error::Latched(_)));
             assert_eq!(is_latched, !matches!(steps[at], Step::Prepare), "{:?}", steps[at]);
             return Some(at);
         }

@@ -46,7 +46,7 @@ kinds! {
     TooLarge = 413 "too_large", "The body, a value or the command is over its limit.";
     KeyReused = 422 "key_reused", "The idempotency key came with another request before.";
     NoLeader = 503 "no_leader", "Nobody was known to lead.";
-    Overloaded = 503 "overloaded", "Too much is waiting already.";
+    Overloaded = 503 "overloaded", "Too much is waiting already, or the disk is nearly full.";
     Refused = 503 "refused", "It is not done and never will be; asking again is safe.";
     Unavailable = 503 "unavailable", "It could not be answered in time.";
     ShuttingDown = 503 "shutting_down", "This member is stopping.";
@@ -63,7 +63,7 @@ impl From<Refusal> for Kind {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NoLeader => Kind::NoLeader,
-            Refusal::Overloaded => Kind::Overloaded,
+            Refusal::Overloaded | Refusal::LowDisk { .. } => Kind::Overloaded,
             Refusal::Superseded | Refusal::NotLeader => Kind::Refused,
             Refusal::ShuttingDown => Kind::ShuttingDown,
             Refusal::Unavailable => Kind::Unavailable,

@@ -378,9 +378,7 @@ impl Core {
         match why {
             // Told to the peers as "not now": they ask again.
             NotTaken::Declined => {}
-            NotTaken::Failed(Failure::Disk { operation, path, source })
-                if source.kind() != std::io::ErrorKind::StorageFull =>
-            {
+            NotTaken::Failed(Failure::Disk { operation, path, source }) if !is_full(&source) => {
                 return Err(disk(Failure::Disk { operation, path, source }));
             }
             NotTaken::Failed(failure) => {
@@ -588,6 +586,12 @@ fn is_same(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfState) ->
         && sorted(&left.learners) == sorted(&right.learners)
         && right.voters_outgoing.is_empty()
         && right.learners_next.is_empty()
+}
+
+/// Whether there was no room, for anyone or for us: that passes, and is no damage.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn disk(failure: Failure) -> Error {

@@ -3,6 +3,7 @@
 
 mod chance;
 mod changes;
+mod disks;
 mod forgeries;
 mod leading;
 mod losses;
@@ -151,6 +152,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         state: found.snapshot,
     };
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
+    let shared = Arc::new(Shared::new(Status::default()));
     let identity = found.identity;
     let parts = Parts {
         fs: shared_fs,
@@ -163,6 +165,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         captured: captured_tx,
         metrics: Metrics::new(Arc::new(Shared::new(Status::default()))),
         applied: Arc::clone(&applied),
+        space: Arc::clone(&shared.space),
         nonce: seed << 8 | id,
         seed: seed << 8 | id,
     };
@@ -171,7 +174,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         fs,
         core,
         applied,
-        shared: Arc::new(Shared::new(Status::default())),
+        shared,
         captured,
         incarnation: identity.incarnation,
         cluster: identity.cluster,

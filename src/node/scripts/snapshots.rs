@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn taking(entries: u64) -> Recipe {
+pub(super) fn taking(entries: u64) -> Recipe {
     let mut recipe = Recipe::founder(&[1, 2, 3]);
     recipe.policy = SnapshotPolicy {
         entries,
@@ -251,32 +251,34 @@ fn a_crash_at_any_step_of_taking_loses_nothing() {
         // Enough for several snapshots, and for segments to be deleted.
         write_through(cluster, id, 150)
     };
-    crash_everywhere(&taking(30), 6, |_, leader| leader, script);
+    crash_everywhere(&taking(30), 6, Fault::Stop, losses, |_, leader| leader, script);
 }
 
 /// N5, on the member that receives one: a log of term 2 that ends in what nobody else has, under
 /// a snapshot of term 3.
 #[test]
 fn a_crash_at_any_step_of_installing_loses_nothing() {
-    let script = |cluster: &mut Cluster, id: u64| {
-        let leader = cluster.elect();
-        cluster.write(leader, 400);
-        cluster.cut.clear();
-        for _ in 0..200 {
-            cluster.now += Duration::from_millis(10);
-            for other in [1, 2, 3] {
-                cluster.turn(other, true).or_else(|error| unless(other == id, error))?;
-            }
-            cluster.try_settle(id)?;
+    crash_everywhere(&taking(30), 7, Fault::Stop, losses, uncommitted, install_late);
+}
+
+/// The others let go of the log that a member needs, send it a snapshot, and write on.
+pub(super) fn install_late(cluster: &mut Cluster, id: u64) -> Result<(), Failed> {
+    let leader = cluster.elect();
+    cluster.write(leader, 400);
+    cluster.cut.clear();
+    for _ in 0..200 {
+        cluster.now += Duration::from_millis(10);
+        for other in [1, 2, 3] {
+            cluster.turn(other, true).or_else(|error| unless(other == id, error))?;
         }
-        // A file that cannot be written is refused to its sender; the node goes on.
-        if cluster.member(id).fs.create_dir(Path::new("/alive")).is_err() {
-            return Err(Failed);
-        }
-        assert_eq!(cluster.member(id).n_restored, 2, "no snapshot was installed");
-        write_through(cluster, id, 150)
-    };
-    crash_everywhere(&taking(30), 7, uncommitted, script);
+        cluster.try_settle(id)?;
+    }
+    // A file that cannot be written is refused to its sender; the node goes on.
+    if cluster.member(id).fs.create_dir(Path::new("/alive")).is_err() {
+        return Err(Failed);
+    }
+    assert_eq!(cluster.member(id).n_restored, 2, "no snapshot was installed");
+    write_through(cluster, id, 150)
 }
 
 /// Writes on, while the member's disk may end.
@@ -297,7 +299,7 @@ fn unless(holds: bool, error: Error) -> Result<(), Failed> {
 
 /// The member under test has ended by its disk.
 #[derive(Debug)]
-struct Failed;
+pub(super) struct Failed;
 
 impl Cluster {
     /// Settles, but for the failure of one member.
@@ -312,34 +314,42 @@ impl Cluster {
     }
 }
 
+/// What a crash may leave.
+fn losses(nth: u64) -> Vec<Loss> {
+    vec![
+        Loss::Everything,
+        Loss::Nothing,
+        Loss::Some(nth),
+        Loss::Some(nth + 1000),
+        Loss::Garbage(nth),
+    ]
+}
+
 /// Runs the script once for every operation on one member's disk that it takes; at that one the
-/// disk ends, the member crashes, and what is left of the disk is started again.
-fn crash_everywhere(
+/// disk ends or fails. The member crashes then or, if it goes on, at the end, and what is left of
+/// the disk is started again.
+pub(super) fn crash_everywhere(
     recipe: &Recipe,
     seed: u64,
+    fault: Fault,
+    losses: impl Fn(u64) -> Vec<Loss>,
     prepare: impl Fn(&mut Cluster, u64) -> u64,
     script: impl Fn(&mut Cluster, u64) -> Result<(), Failed>,
 ) {
-    let losses = |nth| {
-        [
-            Loss::Everything,
-            Loss::Nothing,
-            Loss::Some(nth),
-            Loss::Some(nth + 1000),
-            Loss::Garbage(nth),
-        ]
-    };
     for nth in 1.. {
         for loss in losses(nth) {
             let mut cluster = Cluster::with(recipe.clone(), seed);
             let leader = cluster.elect();
             cluster.write(leader, 5);
             let id = prepare(&mut cluster, leader);
-            cluster.member(id).fs.inject(Op::Any, nth, Fault::Stop);
-            let Err(Failed) = script(&mut cluster, id) else {
+            let fs = cluster.member(id).fs.clone();
+            let at = fs.count(Op::Any) + nth;
+            fs.inject(Op::Any, nth, fault);
+            let lived = script(&mut cluster, id).is_ok();
+            if lived && fs.count(Op::Any) <= at {
                 assert!(nth > 100, "the script did little on the disk: {nth} operations");
                 return;
-            };
+            }
             let member = cluster.members.remove(&id).unwrap();
             let others = cluster.members.values();
             let acknowledged = others.max_by_key(|other| other.log.len()).unwrap().log.clone();
@@ -348,7 +358,7 @@ fn crash_everywhere(
                 other.core.snapshot_reported(id, &Err("crashed".into())).unwrap();
             }
             let survived = member.fs.crash(loss);
-            let what = format!("operation {nth}, {loss:?}");
+            let what = format!("{fault:?} of operation {nth}, {loss:?}");
             match cluster.start(id, survived, recipe) {
                 Ok(()) => {}
                 // Disks are not supposed to do that; it is at least seen.
@@ -369,7 +379,7 @@ fn crash_everywhere(
 }
 
 /// Makes a former leader whose log of an old term ends in entries that nobody else has.
-fn uncommitted(cluster: &mut Cluster, leader: u64) -> u64 {
+pub(super) fn uncommitted(cluster: &mut Cluster, leader: u64) -> u64 {
     cluster.cut.insert(leader);
     for _ in 0..10 {
         drop(cluster.propose(leader, "nobody else has it"));

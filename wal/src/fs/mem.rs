@@ -59,8 +59,10 @@ pub enum Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It fails with this error number. A failed sync leaves its writes readable and marks them
-    /// clean, as Linux does: no later sync will write them.
+    /// clean, as ext4 and XFS do: no later sync will write them.
     Error(i32),
+    /// As `Error`; a failed sync of a file also takes back what no sync has covered, as Btrfs does.
+    Reverted(i32),
     /// A write stores half of its bytes and says so.
     Short,
     /// It and everything after it fails: the program has in effect stopped before it.
@@ -129,6 +131,11 @@ impl MemFs {
         let mut state = self.state();
         let at = state.counts[op as usize] + nth;
         state.faults.push((op, at, fault));
+    }
+
+    /// Says from now on that so many bytes are free. Nothing is held to it.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.state().free_bytes = Some(bytes);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -240,7 +247,7 @@ impl Fs for MemFs {
     }
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.state().free_bytes.unwrap_or(u64::MAX))
     }
 
     fn lock(&self, path: &Path) -> Result<Lock, LockError> {
@@ -287,8 +294,11 @@ impl Handle {
         let mut state = self.fs.state();
         let begun = state.begin(op);
         let is_failed_sync = op == Op::Sync && begun.is_err() && !state.stopped;
+        let reverts = state.reverts;
         let file = state.file(self.id)?;
-        if is_failed_sync {
+        if is_failed_sync && reverts {
+            file.revert();
+        } else if is_failed_sync {
             file.stale.append(&mut file.dirty);
         }
         begun?;
@@ -362,6 +372,10 @@ struct State {
     counts: [u64; 4],
     faults: Vec<(Op, u64, Fault)>,
     stopped: bool,
+    /// The operation that failed last takes back what it was to make durable.
+    reverts: bool,
+    /// What [`Fs::free_bytes`] answers, if a test has said so.
+    free_bytes: Option<u64>,
 }
 
 impl State {
@@ -378,8 +392,11 @@ impl State {
         if self.stopped {
             return Err(io::Error::other("stopped"));
         }
+        self.reverts = matches!(hit, Some(Fault::Reverted(_)));
         match hit {
-            Some(Fault::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::Error(code) | Fault::Reverted(code)) => {
+                Err(io::Error::from_raw_os_error(code))
+            }
             Some(Fault::Short) => Ok(true),
             Some(Fault::Stop) | None => Ok(false),
         }
@@ -581,6 +598,13 @@ impl MemFile {
             copy(&self.live, &mut self.durable, at);
         }
         self.durable_size = self.size;
+    }
+
+    fn revert(&mut self) {
+        for at in std::mem::take(&mut self.dirty) {
+            copy(&self.durable, &mut self.live, at);
+        }
+        self.size = self.durable_size;
     }
 
     fn forget(&mut self) {

@@ -2,11 +2,14 @@
 //!
 //! Everything that must survive a crash is reached through [`Fs`] and [`File`]: [`DiskFs`] is the
 //! real thing, [`MemFs`] keeps files in memory and can show what a crash would leave of them.
+//! With the feature `faults` there is also `FaultFs`, which fails as a script says.
 //! The traits hold what a log needs and nothing else: no paths are joined, no errors wrapped, no
 //! call retried here. Names become durable by [`Fs::sync_dir`] only, contents by
 //! [`File::sync_data`] only.
 
 mod disk;
+#[cfg(any(test, feature = "faults"))]
+mod fault;
 mod mem;
 
 use std::{
@@ -17,6 +20,8 @@ use std::{
 };
 
 pub use disk::DiskFs;
+#[cfg(any(test, feature = "faults"))]
+pub use fault::FaultFs;
 pub use mem::{Fault, Loss, MemFs, Op};
 
 /// The unit that a disk writes whole or not at all.
