@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::kvstore::{Key, Value};
 
@@ -48,6 +48,11 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How many events a watcher looks at in one go: few enough that the applier never waits long for
 /// the lock.
 const MAX_LOOK: usize = 256;
+
+/// How soon a watcher that was woken in vain looks again. Every batch of changes wakes all of them,
+/// whatever they watch: a hundred that are not concerned would take more of the processor than the
+/// writers.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What an event, and each of its changes, count beside their bytes: about what they take.
 const EVENT_BYTES: usize = 64;
@@ -273,15 +278,16 @@ impl Watcher {
 
     /// Waits for what comes next. Whoever drops the future loses nothing.
     pub async fn next(&mut self) -> Watched {
-        let mut due = false;
+        let (mut due, mut woken) = (false, false);
         loop {
             let watched = match self.look() {
                 Sight::Event(event) => Watched::Change(event),
                 Sight::Gone => return Watched::Closed,
                 Sight::Nothing(applied_index) if due => Watched::Applied(applied_index),
                 Sight::Nothing(_) => {
-                    match timeout_at(self.quiet_until, self.history.changed()).await {
-                        Ok(Ok(())) => {}
+                    let look_again = woken.then(|| Instant::now() + LOOK_AGAIN);
+                    match timeout_at(self.quiet_until, self.changed(look_again)).await {
+                        Ok(Ok(())) => woken = true,
                         Ok(Err(_)) => return Watched::Closed,
                         Err(_) => due = true,
                     }
@@ -295,6 +301,18 @@ impl Watcher {
             self.quiet_until = Instant::now() + self.keep_alive;
             return watched;
         }
+    }
+
+    /// Waits until there is something to look at, and not before `look_again`.
+    async fn changed(
+        &mut self,
+        look_again: Option<Instant>,
+    ) -> Result<(), watch::error::RecvError> {
+        // First the time: many changes are one then.
+        if let Some(look_again) = look_again {
+            sleep_until(look_again).await;
+        }
+        self.history.changed().await
     }
 
     fn look(&mut self) -> Sight {

@@ -46,7 +46,7 @@ fn write(address: SocketAddr, n_clients: u64, length: Duration) -> Durations {
 /// client that comes only now.
 #[test]
 fn slow_clients_keep_nobody_out() {
-    let cluster = Cluster::start_with(1, &["--max-connections", "160", "--request-timeout", "2s"]);
+    let cluster = Cluster::start_with(1, &["--max-connections", "160"]);
     let address = cluster.address(cluster.wait_leader());
     let crowd = Crowd::start(address, 200);
     let times = write(address, 4, Duration::from_secs(3));

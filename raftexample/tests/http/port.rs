@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use raftexample::kvstore;
 use raftnode::Config;
 use raftnode::membership::{Book, Founder};
 use raftnode::testing::FakeNode;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) const MAX_VALUE_BYTES: u64 = 100_000;
 
@@ -23,7 +22,11 @@ pub(crate) struct Port {
     pub(crate) handle: raftnode::Handle,
     pub(crate) stop: Option<watch::Sender<()>>,
     pub(crate) thread: Option<JoinHandle<()>>,
+    calls: mpsc::UnboundedSender<Call>,
 }
+
+/// What is to be done on the server's own thread.
+type Call = Box<dyn FnOnce() + Send>;
 
 /// What a port may be opened with.
 pub(crate) struct Options {
@@ -79,7 +82,8 @@ impl Port {
             watch_keep_alive: options.watch_keep_alive,
         });
         let (stop, stopped) = watch::channel(());
-        let (address_tx, address_rx) = mpsc::channel();
+        let (address_tx, address_rx) = std::sync::mpsc::channel();
+        let (calls, mut called) = mpsc::unbounded_channel::<Call>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
@@ -88,6 +92,11 @@ impl Port {
                 let listener = server.listen().unwrap();
                 address_tx.send(listener.local_addr().unwrap()).unwrap();
                 let logger = slog::Logger::root(slog::Discard, slog::o!());
+                tokio::spawn(async move {
+                    while let Some(call) = called.recv().await {
+                        call();
+                    }
+                });
                 api.run(listener, limits, stopped, logger).await;
             });
             handle.shutdown();
@@ -97,7 +106,17 @@ impl Port {
         let taken = address_rx.recv().unwrap();
         let address = address_rx.recv().unwrap();
         assert_eq!(taken, address, "the port does not change between bind and listen");
-        Self { address, node, handle: node_handle, stop: Some(stop), thread: Some(thread) }
+        Self { address, node, handle: node_handle, stop: Some(stop), thread: Some(thread), calls }
+    }
+
+    /// Does something while the server does nothing, so that it finds all of it at once.
+    pub(crate) fn meanwhile<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let (done_tx, done_rx) = std::sync::mpsc::channel();
+        self.calls.send(Box::new(move || done_tx.send(call()).unwrap())).ok().unwrap();
+        done_rx.recv().unwrap()
     }
 
     pub(crate) fn connect(&self) -> Client {
