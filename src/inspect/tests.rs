@@ -1,6 +1,7 @@
 //! Directories that are whole, damaged or put together wrongly: what is said of them is what a start
 //! does with them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +12,7 @@ use wal::{Batch, Options, Wal};
 use super::*;
 use crate::directory::Directory;
 use crate::identity::Identity;
-use crate::membership::parse_cluster;
+use crate::membership::{Member, parse_cluster};
 use crate::snapshot::Header;
 use crate::{Config, Error as NodeError};
 
