@@ -166,7 +166,8 @@ impl Gate {
     /// stays.
     #[allow(dead_code, reason = "the loop does not look for losses yet")]
     pub(crate) fn mark_lost(&self, id: u64, mut why: String) {
-        why.truncate(why.floor_char_boundary(MAX_WHY_LEN));
+        let end = (0..=MAX_WHY_LEN.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
+        why.truncate(end.unwrap_or(0));
         self.rules.send_if_modified(|rules| {
             let known = rules.incarnation_of(id);
             let is_news = !rules.lost.contains_key(&id);

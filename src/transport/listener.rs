@@ -174,7 +174,7 @@ impl Turn {
 
 /// A request that got past the gate.
 enum Admitted {
-    Stream(Accepted),
+    Stream(Box<Accepted>),
     /// Anything else, once it has a place among its like. It keeps its own limits and then fires the
     /// notice.
     Request,
@@ -372,7 +372,13 @@ async fn answer(
     let echo = Outgoing::Echo(Echo::new(shared.echo_interval()));
     let response = answered(shared, head.from, StatusCode::OK, echo)?;
     // With the turn taken, the answer is the last thing between the request and delivery.
-    admit(Admitted::Stream(Accepted { head, lane, turn, body: request.into_body(), place }));
+    admit(Admitted::Stream(Box::new(Accepted {
+        head,
+        lane,
+        turn,
+        body: request.into_body(),
+        place,
+    })));
     Ok(response)
 }
 

@@ -4,6 +4,7 @@
 //! any HTTP, behind heads that are wrong, and behind heads that are right, as a hostile peer can
 //! make them up: the port tells anyone its cluster, and the member that is played is down.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,8 @@ const MOST_GROWTH_KIB: u64 = 16 << 10;
 /// The longest that any round, or a write beside them, may take: an election, and a machine that is
 /// busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The kinds of rounds, in turns.
+const KINDS: u64 = 16;
 /// Connections that are begun and then left open.
 const LEFT_OPEN: usize = 200;
 
@@ -62,12 +65,15 @@ fn attack(rounds: u64) {
         // The writer ends also when a round fails, or the failure would never be seen.
         let _ended = Ended(&done);
         let (mut warm, mut slowest, mut left_open) = (0, Duration::ZERO, Vec::new());
+        let mut reached = BTreeSet::new();
         for round in 0..rounds {
             if round == WARM {
                 warm = resident_kib(pid.as_raw_pid());
             }
             let started = Instant::now();
-            attacker.strike(round, &mut rng);
+            if let Some(what) = attacker.strike(round, &mut rng) {
+                reached.insert(what);
+            }
             slowest = slowest.max(started.elapsed());
             if round % 7 == 0 {
                 left_open.push(attacker.begin(&mut rng));
@@ -77,6 +83,8 @@ fn attack(rounds: u64) {
             }
         }
         done.store(true, Ordering::Relaxed);
+        // What was refused at the head has proved nothing of what lies behind.
+        assert_eq!(reached.len() as u64, KINDS, "only these got where they should: {reached:?}");
         (warm, slowest, serving.join().expect("the writer ends by itself"))
     });
 
@@ -162,8 +170,9 @@ impl Attacker {
         (from, fields(&self.cluster, from, to, &incarnation))
     }
 
-    /// One round. The member closes the connection.
-    fn strike(&self, round: u64, rng: &mut Rng) {
+    /// One round. The member closes the connection. What it was, if it was answered as it is when
+    /// it got as far as it should.
+    fn strike(&self, round: u64, rng: &mut Rng) -> Option<&'static str> {
         let noise = noise(rng);
         let is_member = rng.below(2) == 0;
         let (from, head) = self.head(is_member, rng);
@@ -191,39 +200,45 @@ impl Attacker {
             whole("POST /raft/snapshot", &head, &body)
         };
         let joining = || fields("0000000000000000", from + 100, 0, &"0".repeat(32));
-        let (what, bytes) = match round % 16 {
-            0 => ("before HTTP", noise.clone()),
-            1 => ("as a head", [b"GET /raft/identity HTTP/1.1\r\n", &noise[..]].concat()),
-            2 => ("on a stream without a head", stream("", &noise)),
-            3 => ("on a stream", stream(&head, &noise)),
-            4 => ("as a message", stream(&head, &framed(1))),
-            5 => ("as a Forward", stream(&head, &framed(2))),
-            6 => ("as a Verdict", stream(&head, &framed(3))),
-            7 => ("as a call", whole("POST /raft/call", &head, &noise)),
-            8 => ("as a short call", whole("POST /raft/call", &head, &noise[..99])),
-            9 => ("as a request to join", whole("POST /raft/join", &joining(), &noise)),
-            10 => ("as a snapshot's message", snapshot(&noise[..5_000])),
+        let (what, expected, bytes) = match round % KINDS {
+            0 => ("before HTTP", "", noise.clone()),
+            1 => ("as a head", "", [b"GET /raft/identity HTTP/1.1\r\n", &noise[..]].concat()),
+            2 => ("on a stream without a head", "400", stream("", &noise)),
+            3 => ("on a stream", "200", stream(&head, &noise)),
+            4 => ("as a message", "200", stream(&head, &framed(1))),
+            5 => ("as a Forward", "200", stream(&head, &framed(2))),
+            6 => ("as a Verdict", "200", stream(&head, &framed(3))),
+            7 => ("as a call", "200", whole("POST /raft/call", &head, &noise)),
+            8 => ("as a short call", "200", whole("POST /raft/call", &head, &noise[..99])),
+            9 => ("as a request to join", "200", whole("POST /raft/join", &joining(), &noise)),
+            10 => ("as a snapshot's message", "400", snapshot(&noise[..5_000])),
             11 => {
                 // MsgSnapshot, and whom it is from and to.
                 let [to, from] = [id(TARGET), from].map(varint);
                 (
                     "as a snapshot's file",
+                    "500",
                     snapshot(&[&[8, 7, 0x10][..], &to, &[0x18], &from].concat()),
                 )
             }
-            12 => ("with a question", whole("GET /raft/identity", "", &noise)),
-            13 => ("on a path that is not there", whole("POST /raft/other", &head, &noise)),
-            14 => ("by another method", whole("PUT /raft/stream/bulk", &head, &noise)),
+            12 => ("with a question", "200", whole("GET /raft/identity", "", &noise)),
+            13 => ("on a path that is not there", "404", whole("POST /raft/other", &head, &noise)),
+            14 => ("by another method", "405", whole("PUT /raft/stream/bulk", &head, &noise)),
             _ => (
                 "in a frame after a good one",
+                "200",
                 stream(&head, &[heartbeat(from), framed(1)].concat()),
             ),
         };
         let mut socket = TcpStream::connect(self.address).expect("the port is open");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket has timeouts");
         // It may be closed before all was written, and with it what was written is lost.
-        let written = socket.write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write));
-        let read = io::copy(&mut Read::take(&mut socket, 1 << 20), &mut io::sink());
+        // Whoever ends its side is taken to have given up: an answer that takes its time needs both.
+        let waits = ["call", "join", "file"].iter().any(|slow| what.contains(slow));
+        let end = |()| if waits { Ok(()) } else { socket.shutdown(Shutdown::Write) };
+        let written = (&socket).write_all(&bytes).and_then(end);
+        let mut answer = Vec::new();
+        let read = Read::take(&mut socket, 1 << 20).read_to_end(&mut answer);
         let stays = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
         };
@@ -231,6 +246,8 @@ impl Attacker {
             !read.as_ref().is_err_and(stays),
             "round {round}: noise {what} is kept: {written:?}"
         );
+        let answer = String::from_utf8_lossy(&answer);
+        answer.split(' ').nth(1).unwrap_or_default().contains(expected).then_some(what)
     }
 
     /// Begins something and leaves it.

@@ -154,10 +154,11 @@ fn requests_of_strangers_leave_room_for_members() {
     assert_eq!(status(call(300)), 503);
     let members = (0..MAX_CALLS).map(|_| call(2)).collect::<Vec<_>>();
     for _ in &members {
-        node.next("a member's call", |inbound| match inbound {
-            Inbound::Call { from: 2, reply, .. } => Some(reply.answer("yes".into())),
+        let reply = node.next("a member's call", |inbound| match inbound {
+            Inbound::Call { from: 2, reply, .. } => Some(reply),
             _ => None,
         });
+        reply.answer("yes".into());
     }
     members.into_iter().for_each(|raw| assert_eq!(status(raw), 200));
     drop((taken, held));
