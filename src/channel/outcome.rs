@@ -36,7 +36,7 @@ pub enum Refusal {
     #[error("no leader was known until the deadline")]
     NoLeader,
     /// Too many proposals or reads, by count or by bytes, are waiting already.
-    #[error("too many requests are waiting, here or at the leader, or the leader's disk is full")]
+    #[error("too many requests are waiting, here or at the leader, or its disk is nearly full")]
     Overloaded,
     /// The disk that holds this member's data directory is nearly full.
     #[error(

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+/// Both at once, so that the libraries are compiled once for both executables.
+const FOR_TESTS: [&str; 2] = ["--features", "defects,faults"];
+
 /// The server executable, built if it is missing or older than its sources.
 ///
 /// # Panics
@@ -27,7 +30,7 @@ pub fn raftexample() -> &'static Path {
 /// As [`raftexample`].
 pub fn with_defects() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("raftexample-defects", &["--features", "defects"]))
+    BINARY.get_or_init(|| build("raftexample-defects", &FOR_TESTS))
 }
 
 /// The same on a disk that fails as a variable says, with a name of its own too.
@@ -37,7 +40,7 @@ pub fn with_defects() -> &'static Path {
 /// As [`raftexample`].
 pub fn with_faults() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("raftexample-faults", &["--features", "faults"]))
+    BINARY.get_or_init(|| build("raftexample-faults", &FOR_TESTS))
 }
 
 /// The directory that holds the workspace's `Cargo.toml`.

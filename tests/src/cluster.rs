@@ -179,11 +179,6 @@ impl Cluster {
         self.members[member].disk = Some(directory);
     }
 
-    /// Has another flag at every further start of a member.
-    pub fn add_flags(&mut self, member: usize, flags: &[&str]) {
-        self.members[member].flags.extend(flags.iter().map(|&flag| flag.to_owned()));
-    }
-
     /// Starts a new member that joins in one step, and waits until it votes.
     pub fn join(&mut self) -> usize {
         let member = self.place_joiner();

@@ -47,8 +47,8 @@ const BATCHES: [Case; 4] = [
 const OTHERS: [Case; 5] = [
     Case { rule: "allocate:wal:1..=ENOSPC", said: ["allocate ", ".wal.tmp: ", ENOSPC] },
     Case { rule: "sync:.wal.tmp:1..=EIO", said: ["sync ", ".wal.tmp: ", EIO] },
-    Case { rule: "sync:snap:1=EIO", said: ["sync ", ".snap.tmp: ", EIO] },
-    Case { rule: "rename:snap:1=EIO", said: ["rename ", ".snap.tmp: ", EIO] },
+    Case { rule: "sync:snap:1=EIO", said: ["sync ", ".tmp: ", EIO] },
+    Case { rule: "rename:snap:1=EIO", said: ["rename ", ".tmp: ", EIO] },
     Case { rule: "syncdir:snap:1=EIO", said: ["sync ", "/snap: ", EIO] },
 ];
 

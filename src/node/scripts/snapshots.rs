@@ -251,14 +251,14 @@ fn a_crash_at_any_step_of_taking_loses_nothing() {
         // Enough for several snapshots, and for segments to be deleted.
         write_through(cluster, id, 150)
     };
-    crash_everywhere(&taking(30), 6, Fault::Stop, losses, |_, leader| leader, script);
+    crash_everywhere(&taking(30), 6, (Fault::Stop, 1..), losses, |_, leader| leader, script);
 }
 
 /// N5, on the member that receives one: a log of term 2 that ends in what nobody else has, under
 /// a snapshot of term 3.
 #[test]
 fn a_crash_at_any_step_of_installing_loses_nothing() {
-    crash_everywhere(&taking(30), 7, Fault::Stop, losses, uncommitted, install_late);
+    crash_everywhere(&taking(30), 7, (Fault::Stop, 1..), losses, uncommitted, install_late);
 }
 
 /// The others let go of the log that a member needs, send it a snapshot, and write on.
@@ -325,18 +325,18 @@ fn losses(nth: u64) -> Vec<Loss> {
     ]
 }
 
-/// Runs the script once for every operation on one member's disk that it takes; at that one the
-/// disk ends or fails. The member crashes then or, if it goes on, at the end, and what is left of
+/// Runs the script once for every given operation on one member's disk, until there are no more; at
+/// that one the disk ends or fails. The member crashes then or, if it goes on, at the end, and what is left of
 /// the disk is started again.
 pub(super) fn crash_everywhere(
     recipe: &Recipe,
     seed: u64,
-    fault: Fault,
+    (fault, nths): (Fault, impl Iterator<Item = u64>),
     losses: impl Fn(u64) -> Vec<Loss>,
     prepare: impl Fn(&mut Cluster, u64) -> u64,
     script: impl Fn(&mut Cluster, u64) -> Result<(), Failed>,
 ) {
-    for nth in 1.. {
+    for nth in nths {
         for loss in losses(nth) {
             let mut cluster = Cluster::with(recipe.clone(), seed);
             let leader = cluster.elect();
