@@ -50,7 +50,10 @@ pub fn run(length: Duration, defect: Option<&'static str>, seed: u64) -> Trial {
     let mut rng = Rng::new(seed);
     let flags = nemesis::MEMBER_FLAGS.iter().chain(&recorder::MEMBER_FLAGS);
     let flags = flags.map(|&flag| flag.to_owned()).collect();
-    let mut cluster = Cluster::start_as(N_MEMBERS, &Plan { flags, is_networked: true, defect, ..Plan::default() });
+    let mut cluster = Cluster::start_as(
+        N_MEMBERS,
+        &Plan { flags, is_networked: true, defect, ..Plan::default() },
+    );
     let addresses = (0..N_MEMBERS).map(|member| cluster.address(member)).collect();
     let recorder = Recorder::start(addresses, CLIENTS_PER_MEMBER, &mut rng);
     let done = nemesis::run(&mut cluster, length, &mut rng);

@@ -29,7 +29,7 @@ struct Log {
     files: Files,
     /// What the files held some steps before the end.
     older: Files,
-    /// What each frame left behind, over all segments, and where it lies.
+    /// All of them, in their order through all segments.
     frames: Vec<Frame>,
     /// All that was ever saved, the newest last.
     saved: Vec<Model>,
@@ -284,6 +284,7 @@ impl Log {
         &self.files[&frame.path][frame.start..frame.end]
     }
 
+    /// What to look at when something else was opened.
     fn other(&self, wal: &wal::Wal, older: Option<&Model>, said: &[String]) -> String {
         use std::fmt::Write;
         let mut text =
@@ -302,8 +303,8 @@ impl Log {
         text
     }
 
-    /// Whether leading segments are gone, and what is left begins where a release might have left
-    /// it.
+    /// What may be missing of a model when leading segments are gone: what its marker covers, as
+    /// if it had been released.
     fn as_if_released(&self, damaged: &Files, model: &Model) -> Model {
         let covered = model.marker.map_or(0, |marker| marker.index);
         let is_head_gone = damaged.keys().next() > self.files.keys().next();
