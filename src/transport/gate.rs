@@ -164,7 +164,6 @@ impl Gate {
     /// incarnation that it is known by is refused with 403 and this reason, and its open streams
     /// end: it lost what it had acknowledged, and must not come back under its id. The first reason
     /// stays.
-    #[allow(dead_code, reason = "the loop does not look for losses yet")]
     pub(crate) fn mark_lost(&self, id: u64, mut why: String) {
         let end = (0..=MAX_WHY_LEN.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
         why.truncate(end.unwrap_or(0));
