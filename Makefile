@@ -64,10 +64,10 @@ linearizability:
 	$(if $(SEED),LINEARIZABILITY_SEED=$(SEED)) \
 	cargo test -p tests --test linearizability -- --nocapture
 
-# Every fuzz target for SECONDS, two at a time. What one finds is repeated by the FUZZ_SEED that it
+# Every fuzz target, in SECONDS altogether. What one finds is repeated by the FUZZ_SEED that it
 # prints: FUZZ_SEED=<name>:<seed> cargo test -p <its crate> fuzz_<name> -- --nocapture
 fuzz:
-	@FUZZ_SECONDS=$(SECONDS) tests/fuzz/run
+	@SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
 
 # How soon three members with a long log serve again after kill -9, and their peak memory.
 ENTRIES ?= 1000000
