@@ -503,9 +503,9 @@ impl Loop {
     /// What to do with a member that holds what its cluster has lost.
     fn last_copy(&self, what: &str) -> Error {
         Error::ClusterLost(format!(
-            "this member holds entries the leader lacks: {what}. Members were started without what \
-             they had acknowledged, and led each other. Keep {} as it is, it may be the only copy; \
-             stop the others, and bring back their data directories before any is started again",
+            "this member holds entries the leader lacks; keep {}, stop the others: {what}. Members \
+             were started without what they had acknowledged, and led each other. This directory \
+             may be the only copy: bring those of the others back before any is started again",
             self.config.data_dir.display()
         ))
     }
