@@ -111,6 +111,15 @@ fn a_member_that_holds_what_the_cluster_lost_does_not_follow() {
     assert_eq!(id, 3);
     assert!(matches!(error, Error::ClusterLost(_)), "{error:?}");
     assert_eq!(cluster.member(3).log, kept);
+
+    // What it knew to be committed is written down as it ends (`Loop::run`): without that it would
+    // know nothing of a loss at its next start, and follow.
+    let hard = cluster.member(3).core.hard_state().clone();
+    cluster.member(3).core.close().unwrap();
+    cluster.crash(3);
+    assert_eq!(cluster.member(3).core.hard_state().commit, hard.commit);
+    let again = first_end(&mut cluster);
+    assert!(matches!(again, Some((3, Error::ClusterLost(_)))), "{again:?}");
 }
 
 /// What is torn was never acknowledged: nobody is condemned for it.
