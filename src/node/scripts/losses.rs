@@ -1,5 +1,7 @@
 //! Members whose disks went back in time: who finds out, and that nobody heals it over.
 
+use raft::eraftpb::Entry;
+
 use super::*;
 
 /// A disk as it is now: what a copy of it would bring back.
@@ -111,15 +113,38 @@ fn a_member_that_holds_what_the_cluster_lost_does_not_follow() {
     assert_eq!(id, 3);
     assert!(matches!(error, Error::ClusterLost(_)), "{error:?}");
     assert_eq!(cluster.member(3).log, kept);
+}
 
-    // What it knew to be committed is written down as it ends (`Loop::run`): without that it would
-    // know nothing of a loss at its next start, and follow.
-    let hard = cluster.member(3).core.hard_state().clone();
-    cluster.member(3).core.close().unwrap();
-    cluster.crash(3);
-    assert_eq!(cluster.member(3).core.hard_state().commit, hard.commit);
-    let again = first_end(&mut cluster);
-    assert!(matches!(again, Some((3, Error::ClusterLost(_)))), "{again:?}");
+/// raft keeps its commit index in memory, and the log writes it down with the next batch. A last copy
+/// that ends before there is one would have forgotten at its next start what it ended for.
+#[test]
+fn a_last_copy_still_knows_at_its_next_start() {
+    for closes in [true, false] {
+        let mut cluster = Cluster::new(&[1, 2, 3], 55);
+        let leader = cluster.elect();
+        cluster.write(leader, 3);
+        cluster.tick();
+        let follower = cluster.follower();
+        let last = cluster.member(follower).last_index;
+        // The first that it hears of a later leader is another entry in the last one's place.
+        let term = cluster.member(leader).core.hard_state().term;
+        let mut message = Message { from: leader, to: follower, ..Message::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        (message.term, message.index, message.log_term) = (term + 1, last - 1, term);
+        let entry = Entry { index: last, term: term + 1, ..Entry::default() };
+        message.set_entries(vec![entry].into());
+        let hear = |cluster: &mut Cluster| {
+            let frame = Frame::Raft(message.clone());
+            cluster.step(follower, |core, _, send| core.receive(leader, frame, send))
+        };
+        assert!(matches!(hear(&mut cluster), Err(Error::ClusterLost(_))));
+        if closes {
+            cluster.member(follower).core.close().unwrap();
+        }
+        cluster.crash(follower);
+        let again = hear(&mut cluster);
+        assert_eq!(matches!(again, Err(Error::ClusterLost(_))), closes, "{again:?}");
+    }
 }
 
 /// What is torn was never acknowledged: nobody is condemned for it.
