@@ -474,6 +474,8 @@ mod tests {
             message.entries = vec![tiny.clone(); n].into();
             encoded(&Frame::Raft(message))
         };
+        let arrived = Decoder::default().next(&mut of(MAX_ENTRIES).freeze()).unwrap().unwrap();
+        assert!(arrived.memory() > MAX_ENTRIES * size_of::<Entry>(), "{}", arrived.memory());
         assert_eq!(decoded(&[&of(MAX_ENTRIES)]).unwrap().len(), 1);
         let refused = decoded(&[&of(MAX_ENTRIES + 1)]).unwrap_err().to_string();
         assert!(refused.contains("more entries"), "{refused}");
