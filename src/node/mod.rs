@@ -26,6 +26,7 @@ mod workers;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -361,6 +362,38 @@ fn with_commands(error: Error, config: &Config) -> Error {
     replacement(error, config.id, members, &BTreeMap::new())
 }
 
+/// An end that holds for the next start too is written down. Where that fails, a member that lost
+/// data is told so all the same: the next start may find nobody who could prove it.
+fn buried(fs: &dyn Fs, config: &Config, end: Error) -> Error {
+    match (directory::bury(fs, config, &end), end) {
+        (Ok(()), end) => end,
+        (Err(error), Error::LostData(what)) => Error::LostData(format!(
+            "{what}\nThis could not be written down ({error}), and the next start may not find out: \
+             do not start this member again"
+        )),
+        // The node is running: this is no failed start.
+        (Err(error), _) => Error::Disk(error.to_string()),
+    }
+}
+
+/// What to do with a member that holds what its cluster has lost, and how far its log could be
+/// closed.
+fn last_copy(what: &str, data_dir: &Path, closed: Result<(), Error>) -> Error {
+    let unclosed = closed.err().map_or_else(String::new, |error| {
+        format!(
+            ". What is committed here could not be written down ({error}), and the next start may \
+             not find out: do not start this member again"
+        )
+    });
+    Error::ClusterLost(format!(
+        "this member holds entries the leader lacks: {what}. Members were started without what \
+         they had acknowledged, and led each other. Keep {} as it is, it may be the only copy; \
+         stop the others, and bring back their data directories before any is started \
+         again{unclosed}",
+        data_dir.display()
+    ))
+}
+
 /// Reads what another member, or one that wants to be one, asks for.
 fn called(
     from: u64,
@@ -463,11 +496,11 @@ impl Loop {
             }
             // What is known to be committed is written down, so that the next start knows it too.
             Err(Error::ClusterLost(what)) => {
-                Err(self.core.close().err().unwrap_or_else(|| self.last_copy(&what)))
+                Err(last_copy(&what, &self.config.data_dir, self.core.close()))
             }
             other => other,
         };
-        let result = result.map_err(|error| self.buried(error));
+        let result = result.map_err(|end| buried(&*self.fs, &self.config, end));
         match &result {
             Ok(()) => info!(self.logger, "stopped"),
             Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
@@ -489,25 +522,6 @@ impl Loop {
                 return why.map_or(Ok(()), Err);
             }
         }
-    }
-
-    /// An end that holds for the next start too is written down.
-    fn buried(&self, end: Error) -> Error {
-        match directory::bury(&*self.fs, &self.config, &end) {
-            Ok(()) => end,
-            // The node is running: this is no failed start.
-            Err(error) => Error::Disk(error.to_string()),
-        }
-    }
-
-    /// What to do with a member that holds what its cluster has lost.
-    fn last_copy(&self, what: &str) -> Error {
-        Error::ClusterLost(format!(
-            "this member holds entries the leader lacks: {what}. Members were started without what \
-             they had acknowledged, and led each other. Keep {} as it is, it may be the only copy; \
-             stop the others, and bring back their data directories before any is started again",
-            self.config.data_dir.display()
-        ))
     }
 
     /// Blocks until there is something to do, and tells what time it is then.
