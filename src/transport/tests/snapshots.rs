@@ -374,6 +374,10 @@ fn a_slow_line_is_no_trickle() {
     assert_eq!(paces(1, Duration::from_micros(10)), Ok(()), "nobody was waited for");
     let refused = paces(LEAST_RATE as usize / 2, Duration::from_secs(1)).unwrap_err();
     assert!(refused.starts_with("2048 bytes a second came"), "{refused}");
+    // What came before buys nobody time.
+    let mut pace = Pace::default();
+    assert_eq!(pace.check(MIB, window, window), Ok(()));
+    assert!(pace.check(1, window, window).is_err());
 }
 
 /// What is counted as sent is what the socket was given in small slices: a piece as it was read
