@@ -506,6 +506,14 @@ mod tests {
             assert!(!buffer.contains(&whole.as_ptr()), "the read buffer is shared");
             frame.contains(&cut.as_ptr())
         };
+        let mut bytes = encoded(&forward()).freeze();
+        let buffer = bytes.as_ptr_range();
+        match Decoder::default().next(&mut bytes).unwrap().unwrap().decode().unwrap() {
+            Frame::Forward { data, .. } => {
+                assert!(!buffer.contains(&data.as_ptr()), "a command shares the read buffer");
+            }
+            other => panic!("{other:?}"),
+        }
         assert!(with(100_000, 0), "large entries are copied twice");
         assert!(!with(500, 0), "a small frame is shared");
         assert!(!with(500, 100_000), "a small entry keeps a large frame alive");

@@ -136,6 +136,22 @@ fn streams_of_strangers_give_way_to_each_other() {
     }
 }
 
+/// There may be many of them: what each may have delivered that the loop has not taken is a part of
+/// what a member may (L3, L5).
+#[test]
+fn streams_of_strangers_have_a_smaller_budget() {
+    let node = Node::start(1, &[]);
+    let raw = Raw::dial(&node, "/raft/stream/control", &id_head(100, 1), &[]);
+    let mut writer = Raw::new(raw.socket.get_ref().try_clone().unwrap());
+    let writing =
+        thread::spawn(move || (0..4).try_for_each(|n| writer.write(&encoded(&large(100, 1, n)))));
+    let held = node.rest();
+    assert_eq!(held.len(), 1, "frames of 1 MiB in a quarter of 4 MiB");
+    drop(held);
+    assert!((1..4).all(|nth| commit(&node.next_frame()) == nth));
+    writing.join().unwrap().unwrap();
+}
+
 /// Strangers have few calls, few requests to join and not every place for snapshots.
 #[test]
 fn requests_of_strangers_leave_room_for_members() {
