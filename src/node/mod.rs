@@ -362,6 +362,20 @@ fn with_commands(error: Error, config: &Config) -> Error {
     replacement(error, config.id, members, &BTreeMap::new())
 }
 
+/// How a peer's refusal ends this member, if it does. That it lost data ends it for good, and so
+/// takes a member's word, as it does where raft's messages show it: whoever has a stream open here
+/// is dialled, and may answer anything.
+fn end_by_refusal(status: u16, message: &str, is_member: bool) -> Option<Error> {
+    match status {
+        410 => Some(Error::Removed(message.to_owned())),
+        403 if message.starts_with(LOST_DATA) => {
+            is_member.then(|| Error::LostData(message.to_owned()))
+        }
+        403 => Some(Error::Wiped(message.to_owned())),
+        _ => None,
+    }
+}
+
 /// An end that holds for the next start too is written down. Where that fails, a member that lost
 /// data is told so all the same: the next start may find nobody who could prove it.
 fn buried(fs: &dyn Fs, config: &Config, end: Error) -> Error {
@@ -602,7 +616,7 @@ impl Loop {
 
     /// Takes what peers sent and what became of what was sent to them; gives its bytes.
     fn take_inbox(&mut self, now: Instant) -> Result<u64, Error> {
-        let Self { core, transport, shared, logger, .. } = self;
+        let Self { core, transport, gate, shared, logger, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
         let mut bytes = 0;
         for inbound in self.inbox.try_iter().take(BATCH) {
@@ -627,17 +641,17 @@ impl Loop {
                     warn!(logger, "refusing a peer"; "peer" => peer, "status" => status,
                         "why" => message);
                 }
-                Inbound::Refused { peer, status, message } => match status {
-                    410 => {
-                        self.removed.get_or_insert(message);
+                Inbound::Refused { peer, status, message } => {
+                    // Of the gate's book: the core's may still be replayed, and this is told once.
+                    match end_by_refusal(status, &message, gate.is_member(peer)) {
+                        Some(Error::Removed(why)) => {
+                            self.removed.get_or_insert(why);
+                        }
+                        Some(end) => return Err(end),
+                        None => warn!(logger, "refused by a peer"; "peer" => peer,
+                            "status" => status, "why" => message),
                     }
-                    403 if message.starts_with(LOST_DATA) => {
-                        return Err(Error::LostData(message));
-                    }
-                    403 => return Err(Error::Wiped(message)),
-                    _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
-                        "why" => message),
-                },
+                }
                 Inbound::Snapshot { message, received, reply } => {
                     let result = core.receive_snapshot(*message, received, send)?;
                     // The sender may have gone: raft has the snapshot all the same.

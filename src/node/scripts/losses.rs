@@ -1,7 +1,7 @@
 //! Members whose disks went back in time: who finds out, and that nobody heals it over.
 
 use super::*;
-use crate::node::{buried, last_copy};
+use crate::node::{buried, end_by_refusal, last_copy};
 
 /// A disk as it is now: what a copy of it would bring back.
 fn copy(cluster: &Cluster, id: u64) -> MemFs {
@@ -171,4 +171,16 @@ fn a_loss_is_told_although_it_cannot_be_written_down() {
     let end = last_copy("index 7", Path::new("/data"), closed);
     let Error::ClusterLost(what) = &end else { panic!("{end:?}") };
     assert!(what.contains("index 7") && what.contains("(disk error: no space)"), "{what}");
+}
+
+/// A stranger's word proves no loss: it is dialled because it dialled, and answers what it likes.
+#[test]
+fn only_a_member_can_say_that_data_is_lost() {
+    let lost = "lost_data: its log ends at 5";
+    assert!(end_by_refusal(403, lost, false).is_none());
+    let end = end_by_refusal(403, lost, true);
+    assert!(matches!(&end, Some(Error::LostData(what)) if what == lost), "{end:?}");
+    assert!(matches!(end_by_refusal(403, "another directory", false), Some(Error::Wiped(_))));
+    assert!(matches!(end_by_refusal(410, "removed", false), Some(Error::Removed(_))));
+    assert!(end_by_refusal(503, lost, true).is_none());
 }
