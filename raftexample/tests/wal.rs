@@ -482,3 +482,23 @@ fn a_reader_may_leave() {
     assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""));
     assert!(line.starts_with("identity: member 1"), "{line}");
 }
+
+/// A dump of which the end could not be written says nothing of the log: it must not end as if it
+/// had been read to its end and found sound.
+#[test]
+fn a_dump_that_was_not_written_is_no_success() {
+    let logs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wal/tests/golden");
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let used = used_directory();
+    let onto_full = |directory: &Path, args: [&str; 2]| {
+        let mut command = Command::new(BINARY);
+        let output = command.arg("wal").args(args).current_dir(directory).stdout(full()).output();
+        let output = output.unwrap();
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    for (directory, path) in [(&*logs, "v1"), (used.path(), "data")] {
+        let (code, said) = onto_full(directory, ["dump", path]);
+        assert!(code == Some(1) && said.contains("cannot write standard output"), "{said}");
+        assert_eq!(onto_full(directory, ["verify", path]), (Some(0), String::new()));
+    }
+}

@@ -26,6 +26,7 @@ mod workers;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -361,6 +362,51 @@ fn with_commands(error: Error, config: &Config) -> Error {
     replacement(error, config.id, members, &BTreeMap::new())
 }
 
+/// How a peer's refusal ends this member, if it does. That it lost data ends it for good, and so
+/// takes a member's word, as it does where raft's messages show it: whoever has a stream open here
+/// is dialled, and may answer anything.
+fn end_by_refusal(status: u16, message: &str, is_member: bool) -> Option<Error> {
+    match status {
+        410 => Some(Error::Removed(message.to_owned())),
+        403 if message.starts_with(LOST_DATA) => {
+            is_member.then(|| Error::LostData(message.to_owned()))
+        }
+        403 => Some(Error::Wiped(message.to_owned())),
+        _ => None,
+    }
+}
+
+/// An end that holds for the next start too is written down. Where that fails, a member that lost
+/// data is told so all the same: the next start may find nobody who could prove it.
+fn buried(fs: &dyn Fs, config: &Config, end: Error) -> Error {
+    match (directory::bury(fs, config, &end), end) {
+        (Ok(()), end) => end,
+        (Err(error), Error::LostData(what)) => Error::LostData(format!(
+            "{what}\nThis could not be written down ({error}), and the next start may not find out: \
+             do not start this member again"
+        )),
+        // The node is running: this is no failed start.
+        (Err(error), _) => Error::Disk(error.to_string()),
+    }
+}
+
+/// What to do with a member that holds what its cluster has lost, and how far its log could be
+/// closed.
+fn last_copy(what: &str, data_dir: &Path, closed: Result<(), Error>) -> Error {
+    let unclosed = closed.err().map_or_else(String::new, |error| {
+        format!(
+            ". What is committed here could not be written down ({error}), and the next start may \
+             not find out: do not start this member again"
+        )
+    });
+    Error::ClusterLost(format!(
+        "this member holds entries the leader lacks; keep {}, stop the others: {what}. Members were \
+         started without what they had acknowledged, and led each other. This directory may be the \
+         only copy: bring those of the others back before any is started again{unclosed}",
+        data_dir.display()
+    ))
+}
+
 /// Reads what another member, or one that wants to be one, asks for.
 fn called(
     from: u64,
@@ -463,11 +509,11 @@ impl Loop {
             }
             // What is known to be committed is written down, so that the next start knows it too.
             Err(Error::ClusterLost(what)) => {
-                Err(self.core.close().err().unwrap_or_else(|| self.last_copy(&what)))
+                Err(last_copy(&what, &self.config.data_dir, self.core.close()))
             }
             other => other,
         };
-        let result = result.map_err(|error| self.buried(error));
+        let result = result.map_err(|end| buried(&*self.fs, &self.config, end));
         match &result {
             Ok(()) => info!(self.logger, "stopped"),
             Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
@@ -489,25 +535,6 @@ impl Loop {
                 return why.map_or(Ok(()), Err);
             }
         }
-    }
-
-    /// An end that holds for the next start too is written down.
-    fn buried(&self, end: Error) -> Error {
-        match directory::bury(&*self.fs, &self.config, &end) {
-            Ok(()) => end,
-            // The node is running: this is no failed start.
-            Err(error) => Error::Disk(error.to_string()),
-        }
-    }
-
-    /// What to do with a member that holds what its cluster has lost.
-    fn last_copy(&self, what: &str) -> Error {
-        Error::ClusterLost(format!(
-            "this member holds entries the leader lacks; keep {}, stop the others: {what}. Members \
-             were started without what they had acknowledged, and led each other. This directory \
-             may be the only copy: bring those of the others back before any is started again",
-            self.config.data_dir.display()
-        ))
     }
 
     /// Blocks until there is something to do, and tells what time it is then.
@@ -588,7 +615,7 @@ impl Loop {
 
     /// Takes what peers sent and what became of what was sent to them; gives its bytes.
     fn take_inbox(&mut self, now: Instant) -> Result<u64, Error> {
-        let Self { core, transport, shared, logger, .. } = self;
+        let Self { core, transport, gate, shared, logger, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
         let mut bytes = 0;
         for inbound in self.inbox.try_iter().take(BATCH) {
@@ -613,17 +640,17 @@ impl Loop {
                     warn!(logger, "refusing a peer"; "peer" => peer, "status" => status,
                         "why" => message);
                 }
-                Inbound::Refused { peer, status, message } => match status {
-                    410 => {
-                        self.removed.get_or_insert(message);
+                Inbound::Refused { peer, status, message } => {
+                    // Of the gate's book: the core's may still be replayed, and this is told once.
+                    match end_by_refusal(status, &message, gate.is_member(peer)) {
+                        Some(Error::Removed(why)) => {
+                            self.removed.get_or_insert(why);
+                        }
+                        Some(end) => return Err(end),
+                        None => warn!(logger, "refused by a peer"; "peer" => peer,
+                            "status" => status, "why" => message),
                     }
-                    403 if message.starts_with(LOST_DATA) => {
-                        return Err(Error::LostData(message));
-                    }
-                    403 => return Err(Error::Wiped(message)),
-                    _ => warn!(logger, "refused by a peer"; "peer" => peer, "status" => status,
-                        "why" => message),
-                },
+                }
                 Inbound::Snapshot { message, received, reply } => {
                     let result = core.receive_snapshot(*message, received, send)?;
                     // The sender may have gone: raft has the snapshot all the same.

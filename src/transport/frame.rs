@@ -474,6 +474,8 @@ mod tests {
             message.entries = vec![tiny.clone(); n].into();
             encoded(&Frame::Raft(message))
         };
+        let arrived = Decoder::default().next(&mut of(MAX_ENTRIES).freeze()).unwrap().unwrap();
+        assert!(arrived.memory() > MAX_ENTRIES * size_of::<Entry>(), "{}", arrived.memory());
         assert_eq!(decoded(&[&of(MAX_ENTRIES)]).unwrap().len(), 1);
         let refused = decoded(&[&of(MAX_ENTRIES + 1)]).unwrap_err().to_string();
         assert!(refused.contains("more entries"), "{refused}");
@@ -504,6 +506,14 @@ mod tests {
             assert!(!buffer.contains(&whole.as_ptr()), "the read buffer is shared");
             frame.contains(&cut.as_ptr())
         };
+        let mut bytes = encoded(&forward()).freeze();
+        let buffer = bytes.as_ptr_range();
+        match Decoder::default().next(&mut bytes).unwrap().unwrap().decode().unwrap() {
+            Frame::Forward { data, .. } => {
+                assert!(!buffer.contains(&data.as_ptr()), "a command shares the read buffer");
+            }
+            other => panic!("{other:?}"),
+        }
         assert!(with(100_000, 0), "large entries are copied twice");
         assert!(!with(500, 0), "a small frame is shared");
         assert!(!with(500, 100_000), "a small entry keeps a large frame alive");

@@ -185,7 +185,7 @@ impl Gate {
     }
 
     /// Whether the book names it.
-    pub(super) fn is_member(&self, id: u64) -> bool {
+    pub(crate) fn is_member(&self, id: u64) -> bool {
         self.rules.borrow().is_member(id)
     }
 

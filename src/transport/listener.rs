@@ -55,7 +55,7 @@ use super::queue::Lane;
 use super::{Inbound, MAX_GUESTS, Permit, Shared, call, lock, snapshot};
 
 /// How long a connection may take to state its head, and how long a refusal may take to leave.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a connection may buffer for reading, in bytes; bounds the head as well.
 const MAX_BUFFER: usize = 64 << 10;

@@ -73,18 +73,19 @@ mod tests {
     /// The oldest loses its place, whoever left makes room without harm to others.
     #[test]
     fn the_oldest_place_is_lost_first() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let places = Places::new(2);
-        let [(mut first, _), (second, _)] = [places.take(), places.take()];
+        let [(mut first, _), (mut second, _)] = [places.take(), places.take()];
         let (mut third, lost) = places.take();
         assert!(lost);
-        runtime.block_on(first.is_lost());
-        assert!(third.lost.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        let is_lost =
+            |place: &mut Place| place.lost.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        assert_eq!([&mut first, &mut second, &mut third].map(is_lost), [true, false, false]);
         drop((first, second));
         let (_fourth, lost) = places.take();
         assert!(!lost && lock(&places.taken).by_age.len() == 2);
         let (_fifth, lost) = places.take();
         assert!(lost);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(third.is_lost());
     }
 }

@@ -67,14 +67,18 @@ const LIMITS: Limits = Limits { entries: 0, ids: Some(MAX_MESSAGE_BYTES as usize
 /// and the socket; two more are at its ends.
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 4;
+/// How much of a piece goes to the socket at once: a line counts as standing still when it takes
+/// less than this for as long as it is waited for.
+pub(super) const SLICE: usize = 16 << 10;
 
 /// Snapshots that are received at once: more would only slow each other down.
 /// Whom the book does not name leaves the last place to members.
 pub(super) const MAX_RECEIVING: usize = 2;
 
 /// A sender of fewer bytes than this a second, all its waiting taken together, is taken for one that
-/// only holds its place.
-const LEAST_RATE: u64 = 64 << 10;
+/// only holds its place. Slower than any line that raft itself gets along with: whoever is cut off
+/// here begins anew, and would never come to the end.
+pub(super) const LEAST_RATE: u64 = 4 << 10;
 
 /// A disk that syncs fewer bytes than this a second is taken for one that hangs.
 const SLOWEST_DISK: u64 = 4 << 20;
@@ -305,7 +309,7 @@ async fn send(
     headers.insert(CHECKSUM, head::plain(format!("{:016x}", source.checksum())));
     let left = start.len() as u64 + source.len();
     let (pieces_tx, pieces) = mpsc::channel(PIECES);
-    let body = File { start: Some(start), pieces, left, place: Arc::clone(place) };
+    let body = File::new(start, pieces, left, Arc::clone(place));
     let request = dial::request(Method::POST, &url, "/raft/snapshot", headers, body)?;
     let request = dial::once_asked(request, Arc::<AtomicBool>::default());
     // It ends by itself when nobody takes its pieces any more.
@@ -359,11 +363,36 @@ fn read(mut source: Box<dyn SnapshotSource>, pieces: &mpsc::Sender<io::Result<By
 }
 
 /// The body of a request: the message, then the file.
-struct File {
+pub(super) struct File {
     start: Option<Bytes>,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
     left: u64,
     place: Arc<Place>,
+}
+
+impl File {
+    /// `left` is the length of `start` and all pieces.
+    pub(super) fn new(
+        start: Bytes,
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+        left: u64,
+        place: Arc<Place>,
+    ) -> Self {
+        Self { start: Some(start), pieces, piece: Bytes::new(), left, place }
+    }
+
+    /// The next bytes of the file, no more than a slice.
+    fn poll_slice(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.piece.is_empty() {
+            let gone = || io::Error::other("the snapshot's reader is gone");
+            let piece = std::task::ready!(self.pieces.poll_recv(context));
+            self.piece = piece.unwrap_or_else(|| Err(gone()))?;
+        }
+        let slice = self.piece.split_to(self.piece.len().min(SLICE));
+        self.place.moved(slice.len());
+        Poll::Ready(Ok(slice))
+    }
 }
 
 impl Body for File {
@@ -374,24 +403,16 @@ impl Body for File {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = match self.start.take() {
+        let slice = match self.start.take() {
             Some(start) => start,
             None if self.left == 0 => return Poll::Ready(None),
-            None => match self.pieces.poll_recv(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(piece))) => {
-                    self.place.moved(piece.len());
-                    piece
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => {
-                    let error = io::Error::other("the snapshot's reader is gone");
-                    return Poll::Ready(Some(Err(error)));
-                }
+            None => match std::task::ready!(self.poll_slice(context)) {
+                Ok(slice) => slice,
+                Err(error) => return Poll::Ready(Some(Err(error))),
             },
         };
-        self.left -= piece.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        self.left -= slice.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -541,14 +562,19 @@ async fn store(
 
 /// How fast a sender is while it is waited for: the time that our own disk takes does not count.
 #[derive(Default)]
-struct Pace {
+pub(super) struct Pace {
     bytes: u64,
     waited: Duration,
 }
 
 impl Pace {
     /// Counts what came after a wait; refuses a sender that was too slow for a whole window.
-    fn check(&mut self, bytes: usize, waited: Duration, window: Duration) -> Result<(), String> {
+    pub(super) fn check(
+        &mut self,
+        bytes: usize,
+        waited: Duration,
+        window: Duration,
+    ) -> Result<(), String> {
         self.bytes += bytes as u64;
         self.waited += waited;
         if self.waited < window {

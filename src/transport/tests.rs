@@ -616,6 +616,26 @@ fn a_slow_loop_holds_its_senders_back() {
     }
 }
 
+/// What waits for room is a frame as it arrived, not what it becomes once decoded (L3): one that
+/// cannot be decoded breaks its stream only when there is room for it.
+#[test]
+fn what_finds_no_room_is_not_decoded() {
+    let node = Node::on(1, bind().0, &[], Duration::from_millis(100));
+    let mut raw = Raw::dial_lane(&node, 2, "control");
+    let undecodable = [&31_u32.to_le_bytes()[..], &[2], &[0; 31]].concat();
+    let whole_budget = encoded(&forward(1, MAX_PAYLOAD - 32));
+    raw.write(&[whole_budget, undecodable].concat()).unwrap();
+    let held = node.next("the first frame", |inbound| match inbound {
+        Inbound::Frame { permit, .. } => Some(permit),
+        _ => None,
+    });
+    for _ in 0..3 {
+        assert_eq!(raw.read_chunk(), &b"."[..]);
+    }
+    drop(held);
+    raw.read_end();
+}
+
 /// A frame larger than the whole budget must still get through.
 #[test]
 fn the_largest_frame_passes_each_lane() {

@@ -5,7 +5,8 @@
 //!
 //! 1. X1: the exit code is 0 if a member would start on it as far as the disk is concerned, 3 if
 //!    something is corrupt, 1 if it cannot be looked at. `verify` ends with it even when nobody
-//!    reads what it prints.
+//!    reads what it prints. A `dump` that could not be written to its end is no dump: 1, unless its
+//!    reader has seen enough.
 
 mod json;
 mod text;
@@ -75,16 +76,28 @@ pub fn run(args: Args) -> ExitCode {
         let mut printer = Printer {
             out: BufWriter::new(io::stdout().lock()),
             form: if target.json { Form::Json } else { Form::Text },
-            has_failed: false,
+            failed: None,
         };
-        let summary = look(&inspection, shows, &mut printer)?;
-        let total = match printer.form {
-            Form::Json => json::summary(&summary),
-            Form::Text => text::summary(&target.path, &summary),
-        };
-        printer.line(&total);
-        printer.flush();
-        Ok(summary)
+        let is_dump = shows.is_some();
+        let looked = look(&inspection, shows, &mut printer);
+        if let Ok(summary) = &looked {
+            let total = match printer.form {
+                Form::Json => json::summary(summary),
+                Form::Text => text::summary(&target.path, summary),
+            };
+            printer.line(&total);
+            printer.flush();
+        }
+        // Whoever leaves has seen enough; anything else that fails has lost some of it.
+        let is_loss = |error: &io::Error| is_dump && error.kind() != io::ErrorKind::BrokenPipe;
+        match (looked, printer.failed.filter(is_loss)) {
+            (Ok(summary), Some(_)) if !summary.is_sound() => Ok(summary),
+            (Ok(_) | Err(inspect::Error::BrokenOff), Some(source)) => {
+                let path = PathBuf::from("standard output");
+                Err(inspect::Error::Unreadable { operation: "write", path, source })
+            }
+            (looked, _) => looked,
+        }
     });
     match inspected {
         Ok(summary) if summary.is_sound() => ExitCode::SUCCESS,
@@ -115,7 +128,7 @@ fn look<W: Write>(
             };
             printer.line(&line);
         }
-        let is_over = shows.is_some() && printer.has_failed;
+        let is_over = shows.is_some() && printer.failed.is_some();
         if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     // What was understood before something could not be read is printed all the same.
@@ -141,20 +154,24 @@ enum Form {
     Json,
 }
 
-/// Standard output, until nobody reads it.
+/// Standard output, until it takes no more.
 struct Printer<W> {
     out: W,
     form: Form,
-    has_failed: bool,
+    failed: Option<io::Error>,
 }
 
 impl<W: Write> Printer<W> {
     fn line(&mut self, line: &str) {
-        self.has_failed = self.has_failed || writeln!(self.out, "{line}").is_err();
+        if self.failed.is_none() {
+            self.failed = writeln!(self.out, "{line}").err();
+        }
     }
 
     fn flush(&mut self) {
-        self.has_failed = self.has_failed || self.out.flush().is_err();
+        if self.failed.is_none() {
+            self.failed = self.out.flush().err();
+        }
     }
 }
 

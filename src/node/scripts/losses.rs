@@ -3,6 +3,7 @@
 use raft::eraftpb::Entry;
 
 use super::*;
+use crate::node::{buried, end_by_refusal, last_copy};
 
 /// A disk as it is now: what a copy of it would bring back.
 fn copy(cluster: &Cluster, id: u64) -> MemFs {
@@ -186,4 +187,34 @@ fn a_member_that_lost_data_stays_away() {
         let refused = boot(follower, fs.crash(Loss::Everything), &recipe, 9).err().unwrap();
         assert!(matches!(&refused, Error::LostData(what) if *what == error.to_string()));
     }
+}
+
+/// A disk that is full or fails at the very end takes nothing from what that end says: whoever reads
+/// only of the disk would start the member again, and the loss would be healed over.
+#[test]
+fn a_loss_is_told_although_it_cannot_be_written_down() {
+    let config = Config::new(1, Cluster::new(&[1], 55).recipe.founders.clone(), "/data".into());
+    let fs = MemFs::new();
+    let end = buried(&fs, &config, Error::LostData("its log ends at 5".into()));
+    let Error::LostData(what) = &end else { panic!("{end:?}") };
+    assert!(what.starts_with("its log ends at 5\nThis could not be written down (cannot write"));
+    let end = buried(&fs, &config, Error::Removed("member 1 was removed".into()));
+    assert!(matches!(end, Error::Disk(_)), "the next start hears it again: {end:?}");
+
+    let closed = Err(Error::Disk("no space".into()));
+    let end = last_copy("index 7", Path::new("/data"), closed);
+    let Error::ClusterLost(what) = &end else { panic!("{end:?}") };
+    assert!(what.contains("index 7") && what.contains("(disk error: no space)"), "{what}");
+}
+
+/// A stranger's word proves no loss: it is dialled because it dialled, and answers what it likes.
+#[test]
+fn only_a_member_can_say_that_data_is_lost() {
+    let lost = "lost_data: its log ends at 5";
+    assert!(end_by_refusal(403, lost, false).is_none());
+    let end = end_by_refusal(403, lost, true);
+    assert!(matches!(&end, Some(Error::LostData(what)) if what == lost), "{end:?}");
+    assert!(matches!(end_by_refusal(403, "another directory", false), Some(Error::Wiped(_))));
+    assert!(matches!(end_by_refusal(410, "removed", false), Some(Error::Removed(_))));
+    assert!(end_by_refusal(503, lost, true).is_none());
 }

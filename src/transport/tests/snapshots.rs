@@ -1,6 +1,8 @@
 //! Snapshots: whole ones, and every way in which one can end.
 
-use super::snapshot::{MAX_RECEIVING, Moving};
+use http_body_util::BodyExt;
+
+use super::snapshot::{File, LEAST_RATE, MAX_RECEIVING, Moving, Pace, SLICE};
 use super::*;
 
 const FILE_LEN: usize = 3 * MIB + 7;
@@ -356,6 +358,49 @@ fn transfers_that_stand_still_are_given_up() {
     silent.read_head();
     assert_eq!(silent.status(), 500);
     eventually("its place is free", || node.transport.transfers().1.is_empty());
+}
+
+/// A line of 10 KB a second is slow and honest: whoever is cut off begins anew, so a transfer over
+/// it would never end. Who comes in drops is refused.
+#[test]
+fn a_slow_line_is_no_trickle() {
+    let window = Duration::from_secs(10);
+    let paces = |bytes: usize, every: Duration| {
+        let mut pace = Pace::default();
+        (0..10_000).try_for_each(|_| pace.check(bytes, every, window))
+    };
+    let halting = Duration::from_millis(1450);
+    assert_eq!(paces(14_500, halting), Ok(()));
+    assert_eq!(paces(1, Duration::from_micros(10)), Ok(()), "nobody was waited for");
+    let refused = paces(LEAST_RATE as usize / 2, Duration::from_secs(1)).unwrap_err();
+    assert!(refused.starts_with("2048 bytes a second came"), "{refused}");
+    // What came before buys nobody time.
+    let mut pace = Pace::default();
+    assert_eq!(pace.check(MIB, window, window), Ok(()));
+    assert!(pace.check(1, window, window).is_err());
+}
+
+/// What is counted as sent is what the socket was given in small slices: a piece as it was read
+/// takes a slow line longer than a line may stand still.
+#[test]
+fn pieces_leave_in_slices() {
+    let moving = Arc::new(Moving::default());
+    let place = moving.take((2, MIB as u64), 1, "sending", &logger()).unwrap();
+    let (pieces_tx, pieces) = tokio::sync::mpsc::channel(2);
+    let (start, piece) = (Bytes::from_static(b"message"), Bytes::from(file()).slice(..MIB));
+    let left = (start.len() + piece.len()) as u64;
+    pieces_tx.try_send(Ok(piece.slice(..MIB - 7))).unwrap();
+    pieces_tx.try_send(Ok(piece.slice(MIB - 7..))).unwrap();
+    let mut body = File::new(start.clone(), pieces, left, place);
+    let mut sent = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    while let Some(frame) = runtime.block_on(body.frame()) {
+        let slice = frame.unwrap().into_data().unwrap();
+        assert!(slice.len() <= SLICE);
+        sent.extend_from_slice(&slice);
+        assert_eq!(moving.transfers()[0].bytes as usize, sent.len() - start.len());
+    }
+    assert!(sent == [&start[..], &piece].concat());
 }
 
 /// Peers come and go while snapshots move: each is reported all the same.

@@ -1,7 +1,7 @@
 //! Whoever is no member, or behaves like none: what it is told, and that it keeps nobody out.
 
 use super::call::{MAX_CALLS, MAX_JOINS};
-use super::listener::{MAX_STRANGE, MAX_WAITING};
+use super::listener::{HEAD_TIMEOUT, MAX_STRANGE, MAX_WAITING};
 use super::snapshots::{SNAPSHOT, message, raw_request};
 use super::*;
 
@@ -106,6 +106,7 @@ fn silent_connections_keep_nobody_out() {
     let node = Node::start(1, &[]);
     let mut stream = Raw::dial_lane(&node, 2, "control");
     let half = b"POST /raft/stream/bulk HTTP/1.1\r\nx-raft-ver";
+    let started = Instant::now();
     let mut silent = (0..2 * MAX_WAITING)
         .map(|nth| send(&node, if nth % 2 == 0 { b"" } else { half }))
         .collect::<Vec<_>>();
@@ -113,6 +114,7 @@ fn silent_connections_keep_nobody_out() {
     drop(Raw::dial_lane(&node, 3, "bulk"));
     assert!(answer(&node, b"GET /raft/identity HTTP/1.1\r\n\r\n").contains(" 200 "));
     silent[..MAX_WAITING].iter_mut().for_each(|raw| assert_eq!(raw.read_end(), b""));
+    assert!(started.elapsed() < HEAD_TIMEOUT, "they ended by themselves, and made no room");
     // What was admitted has no place to lose.
     stream.write(&encoded(&heartbeat(2, 1, 7))).unwrap();
     assert_eq!(commit(&node.next_frame()), 7);
@@ -132,6 +134,22 @@ fn streams_of_strangers_give_way_to_each_other() {
         raw.write(&encoded(&heartbeat(from, 1, from))).unwrap();
         assert_eq!(commit(&node.next_frame()), from);
     }
+}
+
+/// There may be many of them: what each may have delivered that the loop has not taken is a part of
+/// what a member may (L3, L5).
+#[test]
+fn streams_of_strangers_have_a_smaller_budget() {
+    let node = Node::start(1, &[]);
+    let raw = Raw::dial(&node, "/raft/stream/control", &id_head(100, 1), &[]);
+    let mut writer = Raw::new(raw.socket.get_ref().try_clone().unwrap());
+    let writing =
+        thread::spawn(move || (0..4).try_for_each(|n| writer.write(&encoded(&large(100, 1, n)))));
+    let held = node.rest();
+    assert_eq!(held.len(), 1, "frames of 1 MiB in a quarter of 4 MiB");
+    drop(held);
+    assert!((1..4).all(|nth| commit(&node.next_frame()) == nth));
+    writing.join().unwrap().unwrap();
 }
 
 /// Strangers have few calls, few requests to join and not every place for snapshots.
