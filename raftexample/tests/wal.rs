@@ -482,3 +482,21 @@ fn a_reader_may_leave() {
     assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""));
     assert!(line.starts_with("identity: member 1"), "{line}");
 }
+
+/// What a full disk has cut off is no dump, and no success; the verdict needs no paper.
+#[cfg(target_os = "linux")]
+#[test]
+fn half_a_dump_is_a_failure() {
+    let directory = used_directory();
+    let to_a_full_disk = |action: &str| {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["wal", action, "data"]).current_dir(directory.path()).stdout(full);
+        let output = command.output().unwrap();
+        assert!(text(&output.stderr).contains("cannot write standard output"), "{}", all(&output));
+        output.status.code()
+    };
+    assert_eq!((to_a_full_disk("dump"), to_a_full_disk("verify")), (Some(1), Some(0)));
+    flip(&directory.path().join("data/identity"), 9, 0);
+    assert_eq!((to_a_full_disk("dump"), to_a_full_disk("verify")), (Some(1), Some(3)));
+}
