@@ -66,8 +66,9 @@ pub enum Command {
     ///
     /// Nothing is changed, and a directory whose member runs is refused.
     ///
-    /// Exit codes: 0 sound, 1 cannot be read or is in use, 2 wrong usage, 3 corrupt. A torn end is
-    /// sound: it is a batch that was never acknowledged, and the next start cuts it off.
+    /// Exit codes: 0 sound, 1 cannot be read or is in use, or a dump cannot be written, 2 wrong
+    /// usage, 3 corrupt. A torn end is sound: it is a batch that was never acknowledged, and the
+    /// next start cuts it off.
     Wal(crate::inspect::Args),
 }
 

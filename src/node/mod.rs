@@ -357,7 +357,11 @@ fn replacement<'a>(
     ))
 }
 
+/// The same for one that did not get so far as to know the others. A tombstone has its commands.
 fn with_commands(error: Error, config: &Config) -> Error {
+    if !matches!(error, Error::Wiped(_)) {
+        return error;
+    }
     let members = config.founders.iter().map(|founder| (founder.id, &*founder.url));
     replacement(error, config.id, members, &BTreeMap::new())
 }

@@ -78,7 +78,10 @@ fn a_follower_that_lost_a_synced_batch_ends_for_good() {
     cluster.kill_all();
     cluster.restart(follower);
     let status = cluster.wait_exit(follower, ENDS_WITHIN);
-    assert_eq!(status.code(), Some(LOST), "{}", cluster.said(follower));
+    let said = cluster.said(follower);
+    assert_eq!(status.code(), Some(LOST), "{said}");
+    let last_words = said.rsplit("raftexample: ").next().unwrap_or_default();
+    assert_eq!(last_words.matches("curl -X DELETE http://").count(), 1, "said once: {last_words}");
 
     let others = [leader, (leader + 2) % 3];
     others.iter().for_each(|&member| cluster.restart(member));

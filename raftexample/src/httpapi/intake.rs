@@ -5,6 +5,8 @@
 //! - B1 A body that is too large, or that there is no room for, is refused before any of it is
 //!   read, if its length was announced.
 //! - B2 The bodies that are being read take no more memory together than [`BodyBudget`] has.
+//! - B3 What is read is what its sender means: a body in a transfer coding that nobody undoes here,
+//!   such as `gzip, chunked`, is refused.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{EXPECT, TRANSFER_ENCODING};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
@@ -62,11 +64,17 @@ pub(super) struct RequestBody {
     incoming: Incoming,
     /// Its sender waits to be asked for it.
     held_back: bool,
+    /// It is sent in a transfer coding other than chunked.
+    is_coded: bool,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, headers: &HeaderMap) -> Self {
-        Self { incoming, held_back: headers.contains_key(EXPECT) }
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let is_coded = codings.next().is_some_and(|first| {
+            !first.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some()
+        });
+        Self { incoming, held_back: headers.contains_key(EXPECT), is_coded }
     }
 
     /// Its length, if its sender has said.
@@ -81,6 +89,10 @@ impl RequestBody {
 
     /// Makes sure that up to `limit` bytes can be read, and counts them.
     pub(super) fn admit<'a>(&self, limit: u64, budget: &'a BodyBudget) -> Result<Share<'a>, Fault> {
+        if self.is_coded {
+            let message = "the one Transfer-Encoding that is understood is chunked, once";
+            return Err(Fault::malformed(message).closing());
+        }
         match self.announced() {
             Some(bytes) if bytes > limit => Err(Fault::body_too_large(limit)),
             announced => budget.take(announced.unwrap_or(limit)),

@@ -14,9 +14,11 @@
 //! - R2 A head is there `head_timeout` after its first byte; the first one after the connection was
 //!   made. Bytes of it that came together with the request before it do not count as its first:
 //!   then hyper's own timer, which runs from the answer before, ends the wait.
+//! - R3 A watch ends when its client sends no more. It may only have closed its own side, but that
+//!   shows in no other way than by writing to it twice, and nobody else has its place meanwhile.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -141,6 +143,21 @@ impl Patient {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 
+    /// Notices that a watch's client has gone (R3): hyper reads nothing meanwhile.
+    fn watch_leaver(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.place.watches() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.stream.poll_peek(context, &mut ReadBuf::new(&mut [0])) {
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(io::Error::new(ErrorKind::ConnectionReset, "the watcher has gone")))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What it has sent is read after the watch.
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Looks at what was read of a head, and turns a head that takes too long into an error (R2).
     fn watch_head(
         &mut self,
@@ -211,7 +228,7 @@ impl AsyncWrite for Patient {
         self.standstill = None;
         self.stopwatch.flushed();
         self.place.flushed();
-        Poll::Ready(Ok(()))
+        self.watch_leaver(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

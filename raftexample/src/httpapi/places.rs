@@ -11,7 +11,7 @@
 //! - P2 Whoever is asked to leave first reads what has arrived: a request that is there is served.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,7 @@ impl Places {
             places: Arc::clone(self),
             phase: Mutex::new(Phase::Gone),
             turn: AtomicU64::new(0),
+            watches: AtomicBool::new(false),
             first_line: Mutex::default(),
             leave: Notify::new(),
         });
@@ -151,6 +152,8 @@ pub(super) struct Place {
     phase: Mutex<Phase>,
     /// How many requests there were.
     turn: AtomicU64,
+    /// Whether the answer is a watch.
+    watches: AtomicBool,
     /// Of the head that is being read, if it is remarkable.
     first_line: Mutex<Option<Vec<u8>>>,
     leave: Notify,
@@ -176,6 +179,7 @@ impl Place {
     pub(super) fn work(self: &Arc<Self>) -> Working {
         self.change(Phase::Working);
         self.turn.fetch_add(1, Ordering::Relaxed);
+        self.watches.store(false, Ordering::Relaxed);
         Working { place: Arc::clone(self), share: None }
     }
 
@@ -187,6 +191,16 @@ impl Place {
     /// How many requests there were. Only the connection itself asks, and changes it.
     pub(super) fn turn(&self) -> u64 {
         self.turn.load(Ordering::Relaxed)
+    }
+
+    /// The answer is a watch, which has no end of its own.
+    pub(super) fn begin_watch(&self) {
+        self.watches.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the answer is a watch.
+    pub(super) fn watches(&self) -> bool {
+        self.watches.load(Ordering::Relaxed)
     }
 
     /// Keeps a line for whoever answers the request.

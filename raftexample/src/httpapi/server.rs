@@ -15,7 +15,8 @@
 //!   may be silent for `idle_timeout`. A request's body has the request's own deadline.
 //! - S6 Large answers that are not read yet take no more memory together than `answer_bytes`. One
 //!   more is told 503, unless it says what became of a write.
-//! - S7 At most half of the connections watch: watches end when their clients want it.
+//! - S7 At most half of the connections watch: watches end when their clients want it, which one
+//!   that sends no more does.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -176,7 +177,9 @@ impl Line {
 
     /// A place among those that watch, if there is one (S7).
     pub(super) fn watch(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.watch()
+        let place = self.places.watch()?;
+        self.place.begin_watch();
+        Some(place)
     }
 
     /// Whether the target of this request, the connection's last, was cut at a `#`.

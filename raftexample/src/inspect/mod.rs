@@ -5,14 +5,15 @@
 //!
 //! 1. X1: the exit code is 0 if a member would start on it as far as the disk is concerned, 3 if
 //!    something is corrupt, 1 if it cannot be looked at. `verify` ends with it even when nobody
-//!    reads what it prints. A `dump` that could not be written to its end is no dump: 1, unless its
-//!    reader has seen enough.
+//!    reads what it prints, or when that cannot be written.
+//! 2. X2: what cannot be written is said on standard error, unless its reader has left; a dump
+//!    ends with 1 then. Half a dump on a full disk is not taken for a whole one.
 
 mod json;
 mod text;
 mod words;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,44 +73,42 @@ pub fn run(args: Args) -> ExitCode {
         Action::Dump(dump) => (dump.target, Some(dump.from_index..=dump.to_index)),
         Action::Verify(verify) => (verify.target, None),
     };
+    let mut printer = Printer {
+        out: BufWriter::new(io::stdout().lock()),
+        form: if target.json { Form::Json } else { Form::Text },
+        failure: None,
+    };
+    let is_dump = shows.is_some();
     let inspected = inspect::open(&target.path).and_then(|inspection| {
-        let mut printer = Printer {
-            out: BufWriter::new(io::stdout().lock()),
-            form: if target.json { Form::Json } else { Form::Text },
-            failed: None,
+        let summary = look(&inspection, shows, &mut printer)?;
+        let total = match printer.form {
+            Form::Json => json::summary(&summary),
+            Form::Text => text::summary(&target.path, &summary),
         };
-        let is_dump = shows.is_some();
-        let looked = look(&inspection, shows, &mut printer);
-        if let Ok(summary) = &looked {
-            let total = match printer.form {
-                Form::Json => json::summary(summary),
-                Form::Text => text::summary(&target.path, summary),
-            };
-            printer.line(&total);
-            printer.flush();
-        }
-        // Whoever leaves has seen enough; anything else that fails has lost some of it.
-        let is_loss = |error: &io::Error| is_dump && error.kind() != io::ErrorKind::BrokenPipe;
-        match (looked, printer.failed.filter(is_loss)) {
-            (Ok(summary), Some(_)) if !summary.is_sound() => Ok(summary),
-            (Ok(_) | Err(inspect::Error::BrokenOff), Some(source)) => {
-                let path = PathBuf::from("standard output");
-                Err(inspect::Error::Unreadable { operation: "write", path, source })
-            }
-            (looked, _) => looked,
-        }
+        printer.line(&total);
+        printer.flush();
+        Ok(summary)
     });
+    // Whoever reads has seen enough.
+    let failure = printer.failure.filter(|error| error.kind() != ErrorKind::BrokenPipe);
+    if let Some(error) = &failure {
+        complain(&format!("cannot write standard output: {error}"));
+    }
     match inspected {
+        Ok(_) | Err(inspect::Error::BrokenOff) if is_dump && failure.is_some() => ExitCode::FAILURE,
         Ok(summary) if summary.is_sound() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(CORRUPT),
-        // Whoever reads has seen enough.
         Err(inspect::Error::BrokenOff) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when standard error is closed.
-            writeln!(io::stderr().lock(), "raftexample: {error}").ok();
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+fn complain(what: &str) {
+    // Nobody is left to tell when standard error is closed.
+    writeln!(io::stderr().lock(), "raftexample: {what}").ok();
 }
 
 /// Which entries a dump shows; without one only findings are printed.
@@ -128,7 +127,7 @@ fn look<W: Write>(
             };
             printer.line(&line);
         }
-        let is_over = shows.is_some() && printer.failed.is_some();
+        let is_over = shows.is_some() && printer.failure.is_some();
         if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     // What was understood before something could not be read is printed all the same.
@@ -154,23 +153,23 @@ enum Form {
     Json,
 }
 
-/// Standard output, until it takes no more.
+/// Standard output, until it cannot be written.
 struct Printer<W> {
     out: W,
     form: Form,
-    failed: Option<io::Error>,
+    failure: Option<io::Error>,
 }
 
 impl<W: Write> Printer<W> {
     fn line(&mut self, line: &str) {
-        if self.failed.is_none() {
-            self.failed = writeln!(self.out, "{line}").err();
+        if self.failure.is_none() {
+            self.failure = writeln!(self.out, "{line}").err();
         }
     }
 
     fn flush(&mut self) {
-        if self.failed.is_none() {
-            self.failed = self.out.flush().err();
+        if self.failure.is_none() {
+            self.failure = self.out.flush().err();
         }
     }
 }

@@ -339,6 +339,24 @@ fn a_watcher_that_never_reads_is_cut() {
     drop(watches);
 }
 
+/// A watcher that leaves gives its place back at once, and not when two more keep-alives were
+/// written to it: whoever comes and goes would keep everybody from watching.
+#[test]
+fn a_watcher_that_leaves_gives_its_place_back() {
+    let port = Port::open_with(Options { limits: ServerLimits::new(2), ..Options::default() });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for _ in 0..5 {
+        loop {
+            let mut client = port.connect();
+            client.send(b"GET /_watch HTTP/1.1\r\n\r\n");
+            if client.reply(false).status == 200 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "a watcher that has gone still has its place");
+        }
+    }
+}
+
 /// A node that ends has no more to tell, and nobody is told that it was too slow.
 #[test]
 fn watches_end_with_the_node() {
