@@ -252,7 +252,7 @@ fn each_case_has_its_exit_code() {
     fn genesis(data: &Path) -> PathBuf {
         data.join("snap/0000000000000001-0000000000000001.snap")
     }
-    let table: [(&str, &str, Spoil, i32, &str, bool); 13] = [
+    let table: [(&str, &str, Spoil, i32, &str, bool); 15] = [
         ("whole", "data", |_| (), 0, "data: sound: ", false),
         ("its log", "data/wal", |_| (), 0, "sealed", false),
         (
@@ -312,6 +312,27 @@ fn each_case_has_its_exit_code() {
         ),
         ("a foreign directory", ".", |_| (), 1, "holds data", false),
         ("nothing", "data/none", |_| (), 1, "No such file", false),
+        (
+            "a segment whose first byte is damaged",
+            "data/wal/0000000000000001-0000000000000002.wal",
+            |d| {
+                flip(&d.join("wal/0000000000000001-0000000000000002.wal"), 0, 1);
+            },
+            3,
+            "not a segment of a log",
+            true,
+        ),
+        (
+            "a segment of which three bytes are left",
+            "data/wal/0000000000000001-0000000000000002.wal",
+            |d| {
+                let path = d.join("wal/0000000000000001-0000000000000002.wal");
+                fs::OpenOptions::new().write(true).open(path).unwrap().set_len(3).unwrap();
+            },
+            3,
+            "corrupt",
+            true,
+        ),
         (
             "a later version",
             "data/wal/0000000000000001-0000000000000002.wal",
@@ -499,4 +520,15 @@ fn half_a_dump_is_a_failure() {
     assert_eq!((to_a_full_disk("dump"), to_a_full_disk("verify")), (Some(1), Some(0)));
     flip(&directory.path().join("data/identity"), 9, 0);
     assert_eq!((to_a_full_disk("dump"), to_a_full_disk("verify")), (Some(1), Some(3)));
+}
+
+/// Found by review: opening a pipe waits for whoever writes to it.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap().success());
+    let output = wal(directory.path(), &["verify", "pipe"]);
+    assert_eq!(output.status.code(), Some(1), "{}", all(&output));
+    assert!(all(&output).contains("neither a file nor a directory"), "{}", all(&output));
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, EntryType};
+use wal::Foreign;
 use wal::fs::{DiskFs, parent};
 use wal::inspect::{Event, Frame, FrameKind, Kept, Report, Sound};
 
@@ -38,7 +39,10 @@ pub(super) fn alone(path: &Path, out: &mut Out<'_>) -> Result<(), Error> {
     let report = wal::inspect::segment(&DiskFs, path, &mut |event| teller.tell(event));
     let Teller { failed, current, seen, .. } = teller;
     let report = read(report, failed)?;
-    if let Err(foreign @ wal::Error::Foreign { .. }) = &report.verdict {
+    // What a later version wrote is not damaged, for all that is known here.
+    if let Err(foreign @ wal::Error::Foreign { what: Foreign::Version { .. }, .. }) =
+        &report.verdict
+    {
         let what = format!("cannot be read: {}", reason(foreign));
         return Err(Error::Unknown { path: path.to_owned(), what });
     }

@@ -215,18 +215,26 @@ fn kind_of_directory(path: &Path, names: &[String]) -> Result<Kind, Error> {
     Err(unknown(path, &what))
 }
 
+/// How a segment begins.
+const SEGMENT: &[u8; 8] = b"raftwal\x1a";
+
 fn kind_of_file(path: &Path) -> Result<Kind, Error> {
+    // Opening a pipe would wait for whoever writes to it.
+    let is_file = path.metadata().map_err(Error::unreadable("look at", path))?.is_file();
+    if !is_file {
+        return Err(unknown(path, "is neither a file nor a directory"));
+    }
     let file = DiskFs.open(path, Access::Read).map_err(Error::unreadable("open", path))?;
     let mut first = [0; 8];
     file.read_full_at(0, &mut first).map_err(Error::unreadable("read", path))?;
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     // What was damaged in its first bytes still has its name.
     match &first {
-        b"raftwal\x1a" => Ok(Kind::Segment),
+        SEGMENT => Ok(Kind::Segment),
         b"raftsnap" => Ok(Kind::Snapshot),
         b"raftnode" => Ok(Kind::Identity),
         b"raftpins" => Ok(Kind::Pins),
-        [0, 0, 0, 0, 0, 0, 0, 0] if name.ends_with(".wal") => Ok(Kind::Segment),
+        _ if name.ends_with(".wal") && was_a_segment(&first) => Ok(Kind::Segment),
         _ if snapshot::is_snapshot_name(&name) => Ok(Kind::Snapshot),
         _ if name == IDENTITY => Ok(Kind::Identity),
         _ if name == pins::FILE => Ok(Kind::Pins),
@@ -235,6 +243,13 @@ fn kind_of_file(path: &Path) -> Result<Kind, Error> {
             Err(unknown(path, &what))
         }
     }
+}
+
+/// Damage leaves more of a beginning than there is in another program's file of such a name.
+fn was_a_segment(first: &[u8; 8]) -> bool {
+    let same = first.iter().zip(SEGMENT).filter(|(found, was)| found == was).count();
+    let is_cut_off = first.iter().zip(SEGMENT).all(|(found, was)| found == was || *found == 0);
+    same >= SEGMENT.len() / 2 || is_cut_off
 }
 
 fn ascii(bytes: &[u8]) -> String {

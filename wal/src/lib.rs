@@ -96,6 +96,6 @@ mod tests;
 mod wal;
 
 pub use deferred::{Doomed, Preparation, Prepared, Released};
-pub use error::{Error, Result};
+pub use error::{Error, Foreign, Result};
 pub use record::{Batch, Entry, HardState, MAX_BATCH_BYTES, Marker};
 pub use wal::{Opened, Options, Torn, Wal};
