@@ -560,7 +560,8 @@ fn lock(fs: &dyn Fs, path: &Path) -> Result<wal::fs::Lock, Error> {
     fs.lock(&file).map_err(|error| match error {
         wal::fs::LockError::Held { pid } => Error::Locked {
             path: path.to_path_buf(),
-            pid: pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string()),
+            pid: pid
+                .map_or_else(|| "(unknown: perhaps `wal dump`)".to_owned(), |pid| pid.to_string()),
         },
         wal::fs::LockError::Io(source) => unusable("lock", &file, source),
     })

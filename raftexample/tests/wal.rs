@@ -532,3 +532,25 @@ fn a_pipe_is_not_waited_for() {
     assert_eq!(output.status.code(), Some(1), "{}", all(&output));
     assert!(all(&output).contains("neither a file nor a directory"), "{}", all(&output));
 }
+
+/// Found by review: while a directory is looked at, its member does not start, and must not be said
+/// to run already under the process id of its last life.
+#[test]
+fn who_looks_is_not_taken_for_the_last_member() {
+    let directory = used_directory();
+    let lock = directory.path().join("data/LOCK");
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    fs::write(&lock, format!("{}\n", ended.id())).unwrap();
+    let looked_at = fs::File::open(&lock).unwrap();
+    looked_at.lock_shared().unwrap();
+    let output = Command::new(BINARY)
+        .args(["--id", "1", "--port", "0", "--data-dir", "data"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", all(&output));
+    let said = all(&output);
+    assert!(said.contains("in use") && said.contains("wal dump"), "{said}");
+    assert!(!said.contains(&format!("process {}", ended.id())), "{said}");
+}

@@ -38,9 +38,13 @@ impl DiskFs {
     }
 }
 
-/// The process that wrote itself into a lock file.
+/// The process that wrote itself into a lock file, if it still runs: one that only looks holds the
+/// lock and writes nothing.
 fn holder(path: &Path) -> Option<u32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    use rustix::{io::Errno, process};
+    let pid = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let runs = process::test_kill_process(process::Pid::from_raw(pid)?) != Err(Errno::SRCH);
+    runs.then(|| pid.cast_unsigned())
 }
 
 impl Fs for DiskFs {
