@@ -22,7 +22,7 @@ use crate::{
     deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
     error::{Context, Error, Foreign, Result},
     fs::{Fs, SECTOR, parent},
-    index::{Breach, LogIndex, Place, SPAN_BYTES, Span},
+    index::{Breach, LogIndex, MAX_NUMBER, Place, SPAN_BYTES, Span},
     record::{Batch, Contents, ENTRY_HEADER, Entry, FrameHeader, HardState, Kind, Marker},
     replay::{End, Replayed, Window, replay},
     segment::{self, Header, Name, Position, Segment, parse_name, write_zeros},
@@ -231,6 +231,7 @@ impl Wal {
         if let Err(Breach(rule)) = self.index.check(batch.contents()) {
             panic!("{rule}");
         }
+        assert!(self.can_count(), "W11: no numbers are left for frames or segments");
         self.latching(|wal| {
             let is_fresh = wal.end.offset == wal.head_end;
             // Room for the seal stays free, so that sealing needs no new space on the disk.
@@ -242,6 +243,13 @@ impl Wal {
         })?;
         batch.clear();
         Ok(())
+    }
+
+    /// Whether a save, with the segment that it may begin, stays within the numbers that are read
+    /// again (W11). No log gets there; one that was made up may be there already.
+    pub(crate) fn can_count(&self) -> bool {
+        let segment = self.segments.last().map_or(0, |segment| segment.header.sequence);
+        segment.max(self.end.sequence).max(self.last_index()) < MAX_NUMBER - 2
     }
 
     /// Reads entries `low..high` from disk, verified: at least one, then as many as make no more
