@@ -13,7 +13,7 @@
 //! - W8 A marker does not contradict a committed entry.
 //! - W9 A batch is bounded, see [`MAX_BATCH_BYTES`](crate::MAX_BATCH_BYTES).
 //! - W10 Only what the newest marker covers is released.
-//! - W11 Indexes and terms stay below [`MAX_NUMBER`].
+//! - W11 Indexes and terms, and the numbers of frames and segments, stay below [`MAX_NUMBER`].
 //!
 //! A batch means its marker, then its entries, then its hard state. An entry replaces the one of
 //! its index and cuts off all that follow. A marker for an entry that the log holds changes
