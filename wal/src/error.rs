@@ -60,7 +60,8 @@ pub enum Error {
         /// Why it must exist.
         why: &'static str,
     },
-    /// An earlier write, sync or deletion failed as it says, so nobody knows what the disk holds until the next open.
+    /// An earlier write, sync or deletion failed as it says, so nobody knows what the disk holds
+    /// until the next open.
     #[error("the log is latched: {0}")]
     Latched(String),
     /// The caller's stop flag was raised during replay.

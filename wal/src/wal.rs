@@ -11,6 +11,7 @@
 //! for what a crash left.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -90,7 +91,7 @@ pub struct Wal {
     /// The newest segment for which a file was asked for.
     asked: u64,
     /// What went wrong, if anything has.
-    latched: Option<String>,
+    latched: Option<Cow<'static, str>>,
     /// Set by a deletion that failed, on whatever thread.
     deletion_failure: Arc<OnceLock<String>>,
 }
@@ -247,7 +248,7 @@ impl Wal {
 
     /// Whether a save, with the segment that it may begin, stays within the numbers that are read
     /// again (W11). No log gets there; one that was made up may be there already.
-    pub(crate) fn can_count(&self) -> bool {
+    fn can_count(&self) -> bool {
         let segment = self.segments.last().map_or(0, |segment| segment.header.sequence);
         segment.max(self.end.sequence).max(self.last_index()) < MAX_NUMBER - 2
     }
@@ -514,17 +515,15 @@ impl Wal {
     }
 
     fn usable(&self) -> Result<()> {
-        match self.latched.as_ref().or(self.deletion_failure.get()) {
-            Some(why) => Err(Error::Latched(why.clone())),
-            None => Ok(()),
-        }
+        let why = self.latched.as_deref().or(self.deletion_failure.get().map(String::as_str));
+        why.map_or(Ok(()), |why| Err(Error::Latched(why.to_owned())))
     }
 
     /// Runs what writes. The log stays latched unless it succeeds, even if it panics.
     fn latching<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.latched = Some("a write has panicked".to_owned());
+        self.latched = Some("a write has panicked".into());
         let result = run(self);
-        self.latched = result.as_ref().err().map(ToString::to_string);
+        self.latched = result.as_ref().err().map(|error| error.to_string().into());
         result
     }
 }
