@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -24,11 +24,12 @@ use crate::status::Space;
 /// Between two looks. What comes in meanwhile, at full speed, is far less than the default bound.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks until it is dropped. Its thread may end a little later, or never where the disk does not
-/// answer: it changes nothing, and nobody waits for it.
+/// Looks until it is dropped, which waits for a look that is under way: on a disk that does not
+/// answer, the log's own end waits too.
 pub(super) struct SpaceWatch {
     /// Dropping it ends the wait for the next look.
-    _stop: Sender<Infallible>,
+    stop: Option<Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl SpaceWatch {
@@ -41,8 +42,19 @@ impl SpaceWatch {
     pub(super) fn start(mut look: Look) -> io::Result<Self> {
         look.look();
         let (stop, stopped) = crossbeam_channel::bounded(0);
-        thread::Builder::new().name("raft-space".into()).spawn(move || look.go_on(&stopped))?;
-        Ok(Self { _stop: stop })
+        let thread =
+            thread::Builder::new().name("raft-space".into()).spawn(move || look.go_on(&stopped))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for SpaceWatch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed there.
+            thread.join().ok();
+        }
     }
 }
 

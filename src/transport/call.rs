@@ -28,8 +28,8 @@ use super::{Inbound, Shared};
 
 /// Calls that one side makes or takes at once: they are people's, not raft's.
 pub(super) const MAX_CALLS: usize = 64;
-/// Requests to join that are taken at once, and calls of strangers. They come from strangers, who must not keep members
-/// from calling.
+/// Requests to join that are taken at once, and, counted apart, calls of those whom the book does
+/// not name: they must not keep members from calling.
 pub(super) const MAX_JOINS: usize = 8;
 
 /// The largest request, in bytes.

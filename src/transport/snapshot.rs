@@ -16,7 +16,8 @@
 //! Files are read and written on threads that may block, a few megabytes ahead of the socket at
 //! most. What a file holds and what its checksum covers is the node's business: it hands in
 //! sources and sinks. No transfer has a total limit; one that stands still, or comes in drops, is
-//! given up. A reason to give up in the middle of the file may be lost with the connection: the receiver logs it.
+//! given up. A reason to give up in the middle of the file may be lost with the connection: the
+//! receiver logs it.
 //!
 //! Invariants:
 //! - Z1 Each snapshot that is to be sent gets exactly one [`Inbound::SnapshotReport`], whatever

@@ -1,9 +1,10 @@
 //! The rows: what raft-rs 0.7 does with a message when no wall is in front of it, and that the
 //! wall stops the same message.
 //!
-//! Every row steps its message twice: into a bare `RawNode`, where it must do the damage that the
-//! row says, or the row protects against nothing; and through [`vet`] into another, which must be
-//! none the worse. raft-rs ends with a panic that unwinds, so no row needs a process of its own.
+//! Every row's message is stepped into a bare `RawNode`, where it must do the damage that the row
+//! says, or the row protects against nothing; and it is shown to [`vet`] beside another in the same
+//! state, and must not pass. raft-rs ends with a panic that unwinds, so no row needs a process of its
+//! own.
 //!
 //! The member that is told these things is member 1 of 1, 2 and 3, in term 5, with entries 1 to 10
 //! of which 8 are committed; the terms of the last two are 4 and 5.
