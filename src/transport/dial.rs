@@ -84,15 +84,29 @@ pub(super) async fn connect(addresses: &[SocketAddr], limit: Duration) -> io::Re
     let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in addresses {
         match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last_error = error,
+            Ok(result) => match result.and_then(connected) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last_error = error,
+            },
             Err(_) => last_error = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last_error)
+}
+
+/// Makes a connection ready for use.
+///
+/// # Errors
+///
+/// It leads to itself. Where nobody listens on a port that the system also hands out to those who
+/// dial, it may hand out just that one, and TCP then connects the socket with itself (RFC 9293, 3.5:
+/// simultaneous open). Kept, such a connection would keep the peer from ever listening there.
+fn connected(stream: TcpStream) -> io::Result<TcpStream> {
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::Error::other("connected to itself: nobody listens there"));
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A request for a path of the peer port.
@@ -224,4 +238,30 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// A member that dialled one that was down long enough found itself, and the other could not
+    /// start: its port was taken.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_none() {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(anywhere).unwrap();
+        let itself = socket.local_addr().unwrap();
+        let stream = socket.connect(itself).await.unwrap();
+        let error = connected(stream).unwrap_err();
+        assert!(error.to_string().contains("itself"), "{error}");
+
+        let listener = TcpListener::bind(anywhere).await.unwrap();
+        let another = listener.local_addr().unwrap();
+        assert!(connect(&[another], Duration::from_secs(5)).await.is_ok());
+    }
 }

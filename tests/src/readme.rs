@@ -166,6 +166,8 @@ impl Shell {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let tree = directory.path().join("raftexample");
         copy_tree(binary::workspace(), &tree);
+        let ports = ports(steps, &tree);
+        assert_ports_ours(&ports);
         // The README's paths into `target` hold in the copy, and its builds find what is built.
         std::os::unix::fs::symlink(binary::target_dir(), tree.join("target"))
             .expect("the copy has no target");
@@ -177,7 +179,7 @@ impl Shell {
                 command
             }
             None => {
-                assert_ports_free(steps, &tree);
+                assert_ports_free(&ports);
                 let mut command = Command::new("sh");
                 command.args(["-c", "exec sh 2>&1"]);
                 command
@@ -317,14 +319,27 @@ fn isolation() -> Option<&'static [&'static str]> {
     })
 }
 
-/// Panics when a port that the steps or the Procfile name is in use.
-fn assert_ports_free(steps: &[Step], tree: &Path) {
+/// The ports that the steps or the Procfile name.
+fn ports(steps: &[Step], tree: &Path) -> Vec<u16> {
     // Without a Procfile no step can need its ports.
     let procfile = fs::read_to_string(tree.join("Procfile")).unwrap_or_default();
     let texts = steps.iter().map(|step| step.command.as_str()).chain([procfile.as_str()]);
     let words = texts.flat_map(|text| text.split(|c: char| !c.is_ascii_digit()));
     let ports = words.filter(|word| word.len() >= 4).filter_map(|word| word.parse::<u16>().ok());
-    for port in ports.filter(|&port| port >= 1024) {
+    ports.filter(|&port| port >= 1024).collect()
+}
+
+/// A reader's system hands the ports from here on to whoever dials (Linux: ip_local_port_range):
+/// a member cannot count on one of them.
+fn assert_ports_ours(ports: &[u16]) {
+    const FIRST_EPHEMERAL: u16 = 32_768;
+    let handed_out = ports.iter().find(|port| **port >= FIRST_EPHEMERAL);
+    assert!(handed_out.is_none(), "port {handed_out:?} may be taken by somebody who dials");
+}
+
+/// Panics when one of the ports is in use.
+fn assert_ports_free(ports: &[u16]) {
+    for &port in ports {
         let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         assert!(
             bound.is_ok(),
