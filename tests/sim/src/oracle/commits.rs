@@ -80,28 +80,34 @@ impl Commits {
         Some((found.0 as u64, found.1.entry?))
     }
 
-    /// A member published or applied this command here.
-    pub(super) fn publish(
-        &mut self,
-        member: u64,
-        index: u64,
-        term: Option<u64>,
-        command: u64,
-    ) -> Result<(), Violation> {
-        let Some(committed) = self.by_index.get_mut(place(index)) else {
-            return Err(rules::STATE_MACHINE_SAFETY.broken(format!(
-                "member {member} published index {index}, which nobody committed"
-            )));
-        };
-        if let (Some(entry), Some(term)) = (committed.entry, term) {
-            rules::STATE_MACHINE_SAFETY.holds(entry.term == term, || {
+    /// A member published a range that ends here.
+    pub(super) fn pass(&self, member: u64, index: u64, term: u64) -> Result<(), Violation> {
+        match self.entry(index) {
+            Some(entry) => rules::STATE_MACHINE_SAFETY.holds(entry.term == term, || {
                 format!(
                     "member {member} published index {index} with term {term}; the committed \
                      entry has term {}",
                     entry.term
                 )
-            })?;
+            }),
+            None => Ok(()),
         }
+    }
+
+    /// A member published this command here.
+    pub(super) fn publish(
+        &mut self,
+        member: u64,
+        index: u64,
+        term: u64,
+        command: u64,
+    ) -> Result<(), Violation> {
+        self.pass(member, index, term)?;
+        let Some(committed) = self.by_index.get_mut(place(index)) else {
+            return Err(rules::STATE_MACHINE_SAFETY.broken(format!(
+                "member {member} published index {index}, which nobody committed"
+            )));
+        };
         match committed.command {
             Some(known) => rules::STATE_MACHINE_SAFETY.holds(known == command, || {
                 format!("member {member} has another command at index {index} than another member")

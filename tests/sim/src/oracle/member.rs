@@ -6,7 +6,7 @@ use raftnode::Role;
 
 use super::commits::Commits;
 use super::log::{Entries, Entry, Log};
-use super::{Applied, Cursors, Promise, Step, rules};
+use super::{Consumed, Cursors, Promise, Step, rules};
 use crate::Violation;
 
 /// How many entries behind its snapshot a log's copy keeps: for those who ask what a member that
@@ -31,8 +31,6 @@ pub(super) struct Member {
     ended_mid_step: bool,
     /// The last index that its consumer was given.
     consumed: u64,
-    /// The last index whose command it put on the commit channel.
-    published: u64,
 }
 
 /// One step of a process after another.
@@ -97,11 +95,10 @@ pub(super) fn is_consistent(id: u64, now: &Cursors) -> Result<(), Violation> {
     })
 }
 
-impl Cursors {
-    pub(super) fn has_other_log(&self, now: &Cursors) -> bool {
-        (self.last_index, self.last_term, self.snapshot_index)
-            != (now.last_index, now.last_term, now.snapshot_index)
-    }
+/// Its log is not what it was.
+pub(super) fn has_other_log(before: &Cursors, now: &Cursors) -> bool {
+    (before.last_index, before.last_term, before.snapshot_index)
+        != (now.last_index, now.last_term, now.snapshot_index)
 }
 
 impl Member {
@@ -110,8 +107,7 @@ impl Member {
             && self.process == step.process
             && self.cursors.as_ref() == Some(step.cursors)
             && self.promised_now == 0
-            && step.published.is_empty()
-            && step.applied.is_empty()
+            && step.consumed.is_empty()
     }
 
     /// Where this process was after its last step; none: it is a new one.
@@ -185,7 +181,7 @@ impl Member {
         }
         self.log = Log::behind(now.snapshot_index);
         (self.promised, self.promised_now) = (self.promised.min(now.last_index), 0);
-        (self.consumed, self.published) = (0, now.snapshot_index);
+        self.consumed = 0;
         Ok(())
     }
 
@@ -257,62 +253,45 @@ impl Member {
         Ok(removed.map(|(first, _)| first))
     }
 
-    /// What it put on the commit channel.
-    pub(super) fn publish(
+    /// What its applier took from the commit channel.
+    pub(super) fn consume(
         &mut self,
         step: &Step<'_>,
         commits: &mut Commits,
     ) -> Result<(), Violation> {
         let Step { member: id, cursors: now, .. } = *step;
-        for item in step.published {
-            let index = item.index;
-            let is_next = index > self.published && index <= now.published;
-            rules::PUBLISHED_ONCE.holds(is_next, || {
-                let (last, known) = (self.published, now.published);
-                format!("member {id} published index {index} after {last}, and says {known}")
+        for consumed in step.consumed {
+            let last = self.consumed;
+            let (follows, through) = match *consumed {
+                Consumed::Restored { index, .. } => (index >= last, index),
+                Consumed::Captured { index } => (index == last, index),
+                Consumed::Applied { last_index, .. } => (last_index > last, last_index),
+            };
+            rules::PUBLISHED_ONCE.holds(follows && through <= now.published, || {
+                let known = now.published;
+                format!("member {id} published {consumed:?} after index {last}, and says {known}")
             })?;
-            let left_out = commits.command_between(self.published.max(now.snapshot_index), index);
-            rules::PUBLISHED_ONCE.holds(left_out.is_none(), || {
-                format!("member {id} published index {index} and left out {left_out:?}")
-            })?;
-            commits.publish(id, index, Some(item.term), item.hash)?;
-            self.published = index;
+            if let Consumed::Applied { items, last_term, .. } = consumed {
+                for (index, term, hash) in items {
+                    self.is_next(id, *index, commits)?;
+                    commits.publish(id, *index, *term, *hash)?;
+                    self.consumed = *index;
+                }
+                commits.pass(id, through, *last_term)?;
+                self.is_next(id, through + 1, commits)?;
+            }
+            self.consumed = through;
         }
         Ok(())
     }
 
-    /// What its consumer took.
-    pub(super) fn apply(
-        &mut self,
-        step: &Step<'_>,
-        commits: &mut Commits,
-    ) -> Result<(), Violation> {
-        let Step { member: id, cursors: now, .. } = *step;
-        for item in step.applied {
-            match *item {
-                Applied::Restore { index } => {
-                    rules::APPLIED_ONCE.holds(index >= self.consumed, || {
-                        let last = self.consumed;
-                        format!("member {id} restored index {index} after it applied {last}")
-                    })?;
-                    self.consumed = index;
-                }
-                Applied::Command { index, hash } => {
-                    let is_next = index > self.consumed && index <= now.published;
-                    rules::APPLIED_ONCE.holds(is_next, || {
-                        let (last, known) = (self.consumed, now.published);
-                        format!("member {id} applied index {index} after {last}, of {known}")
-                    })?;
-                    let left_out = commits.command_between(self.consumed, index);
-                    rules::APPLIED_ONCE.holds(left_out.is_none(), || {
-                        format!("member {id} applied index {index} and left out {left_out:?}")
-                    })?;
-                    commits.publish(id, index, None, hash)?;
-                    self.consumed = index;
-                }
-            }
-        }
-        Ok(())
+    /// Nothing is left out before this index.
+    fn is_next(&self, id: u64, index: u64, commits: &Commits) -> Result<(), Violation> {
+        let left_out = commits.command_between(self.consumed, index);
+        rules::PUBLISHED_ONCE.holds(index > self.consumed && left_out.is_none(), || {
+            let last = self.consumed;
+            format!("member {id} published index {index} after {last}, without {left_out:?}")
+        })
     }
 
     /// The step is judged.

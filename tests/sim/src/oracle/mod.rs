@@ -17,39 +17,16 @@ mod member;
 pub mod rules;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
 use raftnode::Role;
+pub use raftnode::sim::{Consumed, Cursors};
 
 use self::commits::Commits;
 use self::log::{Entries, Entry};
 use self::member::Member;
 use crate::Violation;
-
-/// How far a member is, in memory and on its disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is what raft and storage call it")]
-pub struct Cursors {
-    pub term: u64,
-    pub vote: u64,
-    pub commit: u64,
-    pub published: u64,
-    pub applied: u64,
-    pub last_index: u64,
-    pub last_term: u64,
-    pub snapshot_index: u64,
-    pub role: Role,
-    pub leader: u64,
-    pub book_version: u64,
-    /// What its log has synced.
-    pub durable_term: u64,
-    pub durable_vote: u64,
-    pub durable_commit: u64,
-    pub durable_last: u64,
-}
 
 /// The voters of a configuration; `outgoing` has some while there are two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,34 +35,6 @@ pub struct Voters {
     pub incoming: Vec<u64>,
     /// The voters of the one that ends.
     pub outgoing: Vec<u64>,
-}
-
-/// What a consumer was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// A command, by the hash of its bytes.
-    Command {
-        /// The index of its entry.
-        index: u64,
-        /// The hash of its bytes.
-        hash: u64,
-    },
-    /// A snapshot's state.
-    Restore {
-        /// The last index that it holds.
-        index: u64,
-    },
-}
-
-/// A command that was put on the commit channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// The index of its entry.
-    pub index: u64,
-    /// The term of its entry.
-    pub term: u64,
-    /// The hash of its bytes.
-    pub hash: u64,
 }
 
 /// What a message that leaves a member says is on that member's disk.
@@ -120,10 +69,8 @@ pub struct Step<'a> {
     pub entry: &'a dyn Fn(u64) -> Option<(u64, u64)>,
     /// The configuration that it goes by.
     pub voters: &'a dyn Fn() -> Voters,
-    /// What it put on the commit channel since the last step, in order.
-    pub published: &'a [Published],
-    /// What its consumer took since the last step, in order.
-    pub applied: &'a [Applied],
+    /// What its applier took from the commit channel since the last step, in order.
+    pub consumed: &'a [Consumed],
 }
 
 /// Judges everything that members do. See the module's documentation.
@@ -184,7 +131,7 @@ impl Oracle {
         let has_led =
             before.as_ref().is_some_and(|b| b.role == Role::Leader && b.term == cursors.term);
         let leads = cursors.role == Role::Leader;
-        if before.is_none_or(|before| before.has_other_log(cursors)) {
+        if before.is_none_or(|before| member::has_other_log(&before, cursors)) {
             let removed = member.copy_log(step, &mut self.entries, &self.commits)?;
             if let Some(index) = removed {
                 rules::LEADER_APPENDS_ONLY.holds(!(has_led && leads), || {
@@ -197,8 +144,7 @@ impl Oracle {
         }
         self.commit(step, has_led)?;
         let member = self.members.get_mut(&id).expect("it was made above");
-        member.publish(step, &mut self.commits)?;
-        member.apply(step, &mut self.commits)?;
+        member.consume(step, &mut self.commits)?;
         member.note(step);
         Ok(())
     }

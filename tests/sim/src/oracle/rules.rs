@@ -51,8 +51,7 @@ rules! {
     COMMITTED_ON_QUORUM = "committed on a quorum", "When a leader commits an entry, a quorum of the configuration in force has it in its durable log; of both configurations when there are two.";
     COMMITS_OWN_TERM = "commits in its own term", "A leader moves its commit index to an entry of its own term only.";
     STATE_MACHINE_SAFETY = "state machine safety", "Whatever members publish or apply at an index is one entry, whoever does it, whenever, and after whatever crash or snapshot.";
-    PUBLISHED_ONCE = "N3 published once", "A process publishes each index once, in order, none left out; after a restored snapshot only indexes above it follow.";
-    APPLIED_ONCE = "K1 applied once", "A process applies each published command once, in order, none left out.";
+    PUBLISHED_ONCE = "N3 published once", "A process gives each index to its consumer once, in order, none left out; after a restored state only indexes above it follow, and a state is captured at the index it is named after.";
     CURSOR_ORDER = "N1 cursors in order", "snapshot index <= published <= commit index <= last index, and applied <= published.";
     CURSORS_RISE = "cursors rise", "While a process runs its term, commit index, published and applied index and its membership book never go back.";
     ONE_VOTE = "one vote", "A member votes for at most one candidate in a term.";

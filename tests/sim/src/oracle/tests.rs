@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use raftnode::Role;
 
 use super::rules::{self, Rule};
-use super::{Applied, Cursors, Oracle, Promise, Published, Step, Voters};
+use super::{Consumed, Cursors, Oracle, Promise, Step, Voters};
 use crate::Violation;
 
 /// What a member shows.
@@ -16,15 +16,21 @@ struct Shown {
     cursors: Cursors,
     /// Term and hash by index.
     log: BTreeMap<u64, (u64, u64)>,
-    published: Vec<Published>,
-    applied: Vec<Applied>,
+    consumed: Vec<Consumed>,
     voters: Voters,
+}
+
+/// One command is applied.
+fn applied(index: u64, term: u64, hash: u64) -> Consumed {
+    Consumed::Applied { last_index: index, last_term: term, items: vec![(index, term, hash)] }
 }
 
 struct Cluster {
     oracle: Oracle,
     members: BTreeMap<u64, Shown>,
 }
+
+const RESTORED: Consumed = Consumed::Restored { index: 1, term: 1 };
 
 const fn hash(index: u64) -> u64 {
     index * 1_000
@@ -47,7 +53,9 @@ impl Cluster {
                     applied: 1,
                     last_index: 1,
                     last_term: 1,
+                    first_index: 2,
                     snapshot_index: 1,
+                    snapshot_term: 1,
                     role: Role::Follower,
                     leader: 0,
                     book_version: 0,
@@ -57,15 +65,14 @@ impl Cluster {
                     durable_last: 1,
                 },
                 log: BTreeMap::new(),
-                published: Vec::new(),
-                applied: vec![Applied::Restore { index: 1 }],
+                consumed: vec![RESTORED],
                 voters: Voters { incoming: vec![1, 2, 3], outgoing: Vec::new() },
             };
             cluster.members.insert(id, shown);
             cluster.see(id).unwrap();
             let shown = cluster.member(id);
             let cursors = &mut shown.cursors;
-            (cursors.term, cursors.vote, cursors.leader) = (2, 1, 1);
+            (cursors.term, cursors.vote) = (2, 1);
             (cursors.durable_term, cursors.durable_vote) = (2, 1);
             for index in 2..=through {
                 cluster.member(id).append(index, 2);
@@ -77,6 +84,7 @@ impl Cluster {
         for id in 1..=3 {
             let shown = cluster.member(id);
             shown.cursors.role = if id == 1 { Role::Leader } else { Role::Follower };
+            shown.cursors.leader = 1;
             let through = shown.cursors.last_index;
             shown.commit(through);
             cluster.see(id).unwrap();
@@ -90,8 +98,7 @@ impl Cluster {
 
     fn see(&mut self, id: u64) -> Result<(), Violation> {
         let shown = self.members.get_mut(&id).unwrap();
-        let published = std::mem::take(&mut shown.published);
-        let applied = std::mem::take(&mut shown.applied);
+        let consumed = std::mem::take(&mut shown.consumed);
         self.oracle.observe(&Step {
             tick: 7,
             member: id,
@@ -99,8 +106,7 @@ impl Cluster {
             cursors: &shown.cursors,
             entry: &|index| shown.log.get(&index).copied(),
             voters: &|| shown.voters.clone(),
-            published: &published,
-            applied: &applied,
+            consumed: &consumed,
         })
     }
 
@@ -116,7 +122,7 @@ impl Cluster {
         let cursors = &mut shown.cursors;
         (cursors.role, cursors.leader) = (Role::Follower, 0);
         (cursors.published, cursors.applied) = (cursors.snapshot_index, cursors.snapshot_index);
-        shown.applied = vec![Applied::Restore { index: cursors.snapshot_index }];
+        shown.consumed = vec![RESTORED];
         shown
     }
 
@@ -144,8 +150,7 @@ impl Shown {
         let cursors = &mut self.cursors;
         for index in cursors.published + 1..=index {
             let (term, hash) = self.log[&index];
-            self.published.push(Published { index, term, hash });
-            self.applied.push(Applied::Command { index, hash });
+            self.consumed.push(applied(index, term, hash));
         }
         (cursors.commit, cursors.durable_commit) = (index, index);
         (cursors.published, cursors.applied) = (index, index);
@@ -244,34 +249,37 @@ const TABLE: &[(Rule, &str, Break)] = &[
     (rules::STATE_MACHINE_SAFETY, "another command is published", |c| {
         c.member(3).append(4, 2);
         c.member(3).commit(4);
-        c.member(3).published[0].hash = 1;
+        c.member(3).consumed[0] = applied(4, 2, 1);
         c.see(3)
     }),
     (rules::STATE_MACHINE_SAFETY, "another command is applied after a restart", |c| {
         c.restart(2, false).commit(4);
-        c.member(2).applied[2] = Applied::Command { index: 3, hash: 1 };
+        c.member(2).consumed[2] = applied(3, 2, 1);
         c.see(2)
     }),
     (rules::PUBLISHED_ONCE, "an index is published again", |c| {
-        c.member(2).published.push(Published { index: 4, term: 2, hash: hash(4) + 2 });
+        c.member(2).consumed.push(applied(4, 2, hash(4) + 2));
         c.see(2)
     }),
     (rules::PUBLISHED_ONCE, "an index is left out", |c| {
         c.restart(2, false).commit(4);
-        c.member(2).published.remove(1);
+        c.member(2).consumed.remove(2);
         c.see(2)
     }),
-    (rules::APPLIED_ONCE, "a command is applied again", |c| {
-        c.member(2).applied.push(Applied::Command { index: 4, hash: hash(4) + 2 });
+    (rules::STATE_MACHINE_SAFETY, "a range ends in another term", |c| {
+        let (last_index, last_term) = (4, 1);
+        c.restart(2, false).commit(3);
+        c.member(2).cursors.commit = 4;
+        c.member(2).cursors.published = 4;
+        c.member(2).consumed.push(Consumed::Applied { last_index, last_term, items: Vec::new() });
         c.see(2)
     }),
-    (rules::APPLIED_ONCE, "a command is left out", |c| {
-        c.restart(2, false).commit(4);
-        c.member(2).applied.remove(2);
+    (rules::PUBLISHED_ONCE, "an older state is restored", |c| {
+        c.member(2).consumed.push(Consumed::Restored { index: 3, term: 2 });
         c.see(2)
     }),
-    (rules::APPLIED_ONCE, "an older state is restored", |c| {
-        c.member(2).applied.push(Applied::Restore { index: 3 });
+    (rules::PUBLISHED_ONCE, "a state is captured too late", |c| {
+        c.member(2).consumed.push(Consumed::Captured { index: 3 });
         c.see(2)
     }),
     (rules::CURSOR_ORDER, "applied before it is published", |c| {
@@ -428,7 +436,7 @@ fn what_is_allowed_is_not_found() {
     let cursors = &mut third.cursors;
     (cursors.snapshot_index, cursors.last_index, cursors.last_term) = (5, 5, 3);
     (cursors.commit, cursors.published, cursors.durable_last) = (5, 5, 5);
-    third.applied.push(Applied::Restore { index: 5 });
+    third.consumed.push(Consumed::Restored { index: 5, term: 3 });
     c.see(3).unwrap();
     for id in 1..=3 {
         c.oracle.state(id, 5, 1).unwrap();
