@@ -139,7 +139,13 @@ impl Answers {
         self.version(door.member, door.process, &version)
     }
 
-    fn version(&mut self, member: u64, process: u64, version: &Version) -> Result<(), Violation> {
+    /// A process shows this.
+    pub(super) fn version(
+        &mut self,
+        member: u64,
+        process: u64,
+        version: &Version,
+    ) -> Result<(), Violation> {
         let applied = version.applied_index;
         let shown = self.shown.entry((member, process)).or_default();
         rules::READS_RISE.holds(*shown <= applied, || {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use ::tests::history::{self, Action, End, Op};
+use ::tests::rng::Rng;
 use bytes::{BufMut, Bytes};
 use raftexample::command::{self, Conditions, Txn};
 use raftexample::kvstore::{Answer, Response, TxnAnswer, TxnResult};
 use raftnode::{Consistency, Outcome, Pending, Read};
-use ::tests::history::{self, Action, End, Op};
-use ::tests::rng::Rng;
 
 use super::{Door, GRACE, PAIR, TICK, key_name};
 

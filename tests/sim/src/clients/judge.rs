@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use raftexample::kvstore::{Answer, Response};
-use raftnode::sim::fingerprint;
 use ::tests::history::Op;
 use ::tests::linearizability::{Verdict, check};
+use raftexample::kvstore::{Answer, Response};
+use raftnode::sim::fingerprint;
 
 use super::asking::Ended;
 use super::watch::Watches;

@@ -18,9 +18,12 @@ mod watch;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use raftexample::kvstore::{Handle, Store};
 use ::tests::history::Op;
 use ::tests::rng::Rng;
+use bytes::Bytes;
+use raftexample::kvstore::{Answer, Store};
+use raftnode::machine::{Handle, StateMachine};
+use raftnode::{Outcome, Pending, Refusal};
 
 use self::answers::Answers;
 use self::asking::{Asking, Ended, What};
@@ -47,6 +50,37 @@ const MAX_ATTEMPTS: u32 = 4;
 /// How many ticks pass between two looks of the watchers.
 const WATCH_EVERY: u64 = 5;
 
+/// The way into a member: its handle, whatever machine holds the store.
+pub trait Desk {
+    /// As [`raftnode::machine::Handle::propose`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn propose(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<Answer>>, Refusal>;
+
+    /// The node below.
+    fn node(&self) -> &raftnode::Handle;
+}
+
+impl<M: StateMachine<Response = Answer>> Desk for Handle<M> {
+    fn propose(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<Answer>>, Refusal> {
+        Handle::propose(self, command, deadline)
+    }
+
+    fn node(&self) -> &raftnode::Handle {
+        Handle::node(self)
+    }
+}
+
 /// The way to a member that runs.
 #[derive(Clone, Copy)]
 pub struct Door<'a> {
@@ -57,7 +91,7 @@ pub struct Door<'a> {
     /// What time it is on its clock.
     pub now: Instant,
     /// Where to ask.
-    pub handle: &'a Handle,
+    pub handle: &'a dyn Desk,
     /// Where to look.
     pub store: &'a Store,
 }
@@ -133,7 +167,7 @@ impl Clients {
             for client in 0..self.clients.len() {
                 self.ask(client, doors, coverage).map_err(dated)?;
             }
-            if tick % WATCH_EVERY == 0 {
+            if tick.is_multiple_of(WATCH_EVERY) {
                 self.watches.look(doors, coverage).map_err(dated)?;
             }
         }

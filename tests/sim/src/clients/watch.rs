@@ -34,12 +34,12 @@ struct Watching {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_member: BTreeMap<u64, Watching>,
-    events: Events,
+    pub(super) events: Events,
 }
 
 /// What they were given, by index.
 #[derive(Debug, Default)]
-struct Events {
+pub(super) struct Events {
     known: Vec<Known>,
 }
 
@@ -53,7 +53,7 @@ impl Events {
     }
 
     /// A watcher went from `next` to `until` and was given nothing between.
-    fn nothing(&mut self, member: u64, next: u64, until: u64) -> Result<(), Violation> {
+    pub(super) fn nothing(&mut self, member: u64, next: u64, until: u64) -> Result<(), Violation> {
         for index in next..until {
             let known = self.at(index);
             rules::WATCH_ORDER.holds(!matches!(known, Known::Event(_)), || {
@@ -64,7 +64,7 @@ impl Events {
         Ok(())
     }
 
-    fn event(&mut self, member: u64, index: u64, hash: u64) -> Result<(), Violation> {
+    pub(super) fn event(&mut self, member: u64, index: u64, hash: u64) -> Result<(), Violation> {
         let known = self.at(index);
         let is_same = *known == Known::Nothing || *known == Known::Event(hash);
         rules::WATCH_ORDER.holds(is_same, || {
