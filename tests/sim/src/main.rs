@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use sim::campaign::{Failure, Plan, Summary, run, run_one, say, traced};
 use sim::run::{Report, Setup, Sizes};
+use sim::world;
 
 /// Which defect the members have, in a program that was built with defects.
 #[cfg(feature = "defects")]
@@ -74,7 +75,7 @@ fn setup(args: &Args) -> Result<Setup, String> {
 fn again(seed: u64, args: &Args, setup: Setup) -> ExitCode {
     let setup = Setup { seed, n_members: args.members.of(seed), ..setup };
     let mut report = traced();
-    let result = run_one(&setup, &mut report, &simulate);
+    let result = run_one(&setup, &mut report, &world::run);
     let Report { ticks, ops, .. } = report;
     match result {
         Ok(()) => {
@@ -86,11 +87,6 @@ fn again(seed: u64, args: &Args, setup: Setup) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// One run of the world.
-fn simulate(_setup: &Setup, _report: &mut Report) -> Result<(), sim::Violation> {
-    Ok(())
 }
 
 fn campaign(args: &Args, setup: Setup) -> ExitCode {
@@ -105,7 +101,7 @@ fn campaign(args: &Args, setup: Setup) -> ExitCode {
     };
     let (n, first) = (plan.n_seeds, plan.first_seed);
     say(&format!("{n} seeds from {first} on; FIRST_SEED={first} runs the same again\n"));
-    let summary = run(&plan, &simulate);
+    let summary = run(&plan, &world::run);
     let ticks = args.ticks;
     say(&summary.report(&|Failure { seed, n_members, .. }| {
         format!("make simulate SEED={seed} TICKS={ticks} MEMBERS={n_members}")

@@ -41,6 +41,8 @@ pub struct Report {
     pub ops: u64,
     /// What happened.
     pub coverage: Coverage,
+    /// Everything that happened, in one number: the same for the same setup.
+    pub fingerprint: u64,
     /// What happened, line by line, when somebody wants to read it.
     pub trace: Trace,
 }

@@ -6,7 +6,7 @@ use raftnode::Role;
 
 use super::commits::Commits;
 use super::log::{Entries, Entry, Log};
-use super::{Consumed, Cursors, Promise, Step, rules};
+use super::{Consumed, Cursors, Promise, Step, Voters, rules};
 use crate::Violation;
 
 /// How many entries behind its snapshot a log's copy keeps: for those who ask what a member that
@@ -31,6 +31,8 @@ pub(super) struct Member {
     ended_mid_step: bool,
     /// The last index that its consumer was given.
     consumed: u64,
+    /// The configuration that it went by at its last step, if it led.
+    led_with: Option<Voters>,
 }
 
 /// One step of a process after another.
@@ -120,6 +122,19 @@ impl Member {
         self.cursors.filter(|_| self.is_running).map_or(0, |cursors| cursors.commit)
     }
 
+    /// The configuration that it led with at the last step, if it did and still runs.
+    pub(super) fn led_with(&self, process: u64) -> Option<&Voters> {
+        self.led_with.as_ref().filter(|_| self.is_running && self.process == process)
+    }
+
+    pub(super) fn leads_with(&mut self, voters: Option<Voters>) {
+        self.led_with = voters;
+    }
+
+    pub(super) fn book_version(&self) -> u64 {
+        self.cursors.map_or(0, |cursors| cursors.book_version)
+    }
+
     pub(super) fn get(&self, index: u64) -> Option<Entry> {
         self.log.get(index)
     }
@@ -158,7 +173,9 @@ impl Member {
                     now.term, now.vote
                 )
             })?;
-            rules::PROMISES_KEPT.holds(self.promised_now <= now.last_index, || {
+            // A later leader's entries may have replaced longer ones in the same step.
+            let is_there = self.promised_now <= now.last_index || now.last_term > before.last_term;
+            rules::PROMISES_KEPT.holds(is_there, || {
                 let (promised, last) = (self.promised_now, now.last_index);
                 format!("member {id} acknowledged index {promised} and begins with {last}")
             })?;
@@ -179,7 +196,7 @@ impl Member {
                 })?;
             }
         }
-        self.log = Log::behind(now.snapshot_index);
+        (self.log, self.is_running) = (Log::behind(now.snapshot_index), false);
         (self.promised, self.promised_now) = (self.promised.min(now.last_index), 0);
         self.consumed = 0;
         Ok(())
@@ -298,21 +315,20 @@ impl Member {
     pub(super) fn note(&mut self, step: &Step<'_>) {
         (self.process, self.is_running, self.ended_mid_step) = (step.process, true, false);
         self.cursors = Some(*step.cursors);
+        if step.cursors.role != Role::Leader {
+            self.led_with = None;
+        }
         self.promised = self.promised.max(std::mem::take(&mut self.promised_now));
     }
 
     /// A message leaves it.
-    pub(super) fn promise(&mut self, id: u64, promise: Promise) -> Result<(), Violation> {
-        match promise {
-            Promise::Append { index } => self.promised_now = self.promised_now.max(index),
-            Promise::Vote { term, candidate } => {
-                let first = *self.votes.entry(term).or_insert(candidate);
-                rules::ONE_VOTE.holds(first == candidate, || {
-                    format!("member {id} votes for {first} and {candidate} in term {term}")
-                })?;
-            }
-        }
-        Ok(())
+    pub(super) fn promise(&mut self, id: u64, promise: &Promise) -> Result<(), Violation> {
+        self.promised_now = self.promised_now.max(promise.index.unwrap_or(0));
+        let Some(candidate) = promise.vote else { return Ok(()) };
+        let first = *self.votes.entry(promise.term).or_insert(candidate);
+        rules::ONE_VOTE.holds(first == candidate, || {
+            format!("member {id} votes for {first} and {candidate} in term {}", promise.term)
+        })
     }
 
     /// Its process is gone.

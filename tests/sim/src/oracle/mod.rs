@@ -18,10 +18,10 @@ pub mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use raftnode::Role;
-pub use raftnode::sim::{Consumed, Cursors};
+pub use raftnode::sim::{Consumed, Cursors, Promise};
 
 use self::commits::Commits;
 use self::log::{Entries, Entry};
@@ -35,23 +35,6 @@ pub struct Voters {
     pub incoming: Vec<u64>,
     /// The voters of the one that ends.
     pub outgoing: Vec<u64>,
-}
-
-/// What a message that leaves a member says is on that member's disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Promise {
-    /// Its log, through this index.
-    Append {
-        /// The index.
-        index: u64,
-    },
-    /// Its vote in a term.
-    Vote {
-        /// The term.
-        term: u64,
-        /// Whom it votes for.
-        candidate: u64,
-    },
 }
 
 /// A member after a step.
@@ -181,15 +164,32 @@ impl Oracle {
                 )
             })?;
         }
-        let mut voters = None;
+        if cursors.role != Role::Leader {
+            for index in from + 1..=cursors.commit {
+                if let Some(entry) = member.get(index) {
+                    self.commits.commit(id, index, entry, cursors.term)?;
+                }
+            }
+            return Ok(());
+        }
+        let led_with = member.led_with(step.process);
+        let has_changed = led_with.is_none() || member.book_version() != cursors.book_version;
+        if cursors.commit <= from && !has_changed {
+            return Ok(());
+        }
+        // A step can commit a change of the configuration, and go on under the new one.
+        let mut in_force = Vec::from_iter(led_with.cloned());
+        if has_changed {
+            in_force.push((step.voters)());
+        }
         for index in from + 1..=cursors.commit {
             let Some(entry) = member.get(index) else { continue };
-            let is_new = self.commits.commit(id, index, entry, cursors.term)?;
-            if is_new && cursors.role == Role::Leader {
-                let voters = voters.get_or_insert_with(|| (step.voters)());
-                self.is_on_quorum(id, index, entry, voters)?;
+            if self.commits.commit(id, index, entry, cursors.term)? {
+                self.is_on_quorum(id, index, entry, &in_force)?;
             }
         }
+        let led_with = in_force.pop();
+        self.members.entry(id).and_modify(|member| member.leads_with(led_with));
         Ok(())
     }
 
@@ -198,29 +198,29 @@ impl Oracle {
         id: u64,
         index: u64,
         entry: Entry,
-        voters: &Voters,
+        in_force: &[Voters],
     ) -> Result<(), Violation> {
         let has = |voter: &&u64| self.members.get(voter).is_some_and(|log| log.keeps(index, entry));
-        for half in [&voters.incoming, &voters.outgoing] {
-            let n = half.iter().filter(has).count();
-            rules::COMMITTED_ON_QUORUM.holds(half.is_empty() || n > half.len() / 2, || {
-                let holders: Vec<_> = half.iter().filter(has).collect();
-                format!(
-                    "member {id} committed entry {index} of term {}, which of the voters {half:?} \
-                     only {holders:?} have on disk",
-                    entry.term
-                )
-            })?;
-        }
-        Ok(())
+        let is_quorum =
+            |half: &Vec<u64>| half.is_empty() || half.iter().filter(has).count() > half.len() / 2;
+        let holds = |voters: &Voters| is_quorum(&voters.incoming) && is_quorum(&voters.outgoing);
+        rules::COMMITTED_ON_QUORUM.holds(in_force.iter().any(holds), || {
+            let all = in_force.iter().flat_map(|voters| [&voters.incoming, &voters.outgoing]);
+            let holders: BTreeSet<_> = all.flatten().filter(has).collect();
+            format!(
+                "member {id} committed entry {index} of term {}, which only {holders:?} have on \
+                 disk, under {in_force:?}",
+                entry.term
+            )
+        })
     }
 
-    /// A message leaves a member.
+    /// A message leaves a member in a step that is not observed, because a crash cuts it short.
     ///
     /// # Errors
     ///
     /// When it votes for two.
-    pub fn promised(&mut self, id: u64, promise: Promise) -> Result<(), Violation> {
+    pub fn promised(&mut self, id: u64, promise: &Promise) -> Result<(), Violation> {
         let member = self.members.entry(id).or_default();
         member.promise(id, promise).map_err(|violation| self.dated(violation))
     }

@@ -20,6 +20,16 @@ struct Shown {
     voters: Voters,
 }
 
+/// It is said to be in the log.
+fn ack(index: u64) -> Promise {
+    Promise { to: 1, term: 2, vote: None, index: Some(index) }
+}
+
+/// It is voted.
+fn vote(term: u64, candidate: u64) -> Promise {
+    Promise { to: candidate, term, vote: Some(candidate), index: None }
+}
+
 /// One command is applied.
 fn applied(index: u64, term: u64, hash: u64) -> Consumed {
     Consumed::Applied { last_index: index, last_term: term, items: vec![(index, term, hash)] }
@@ -77,8 +87,8 @@ impl Cluster {
             for index in 2..=through {
                 cluster.member(id).append(index, 2);
             }
-            cluster.promise(id, Promise::Vote { term: 2, candidate: 1 }).unwrap();
-            cluster.promise(id, Promise::Append { index: through }).unwrap();
+            cluster.promise(id, &vote(2, 1)).unwrap();
+            cluster.promise(id, &ack(through)).unwrap();
             cluster.see(id).unwrap();
         }
         for id in 1..=3 {
@@ -110,7 +120,7 @@ impl Cluster {
         })
     }
 
-    fn promise(&mut self, id: u64, promise: Promise) -> Result<(), Violation> {
+    fn promise(&mut self, id: u64, promise: &Promise) -> Result<(), Violation> {
         self.oracle.promised(id, promise)
     }
 
@@ -230,6 +240,13 @@ const TABLE: &[(Rule, &str, Break)] = &[
         }
         Ok(())
     }),
+    (rules::COMMITTED_ON_QUORUM, "under neither configuration of a step", |c| {
+        c.member(1).append(5, 2);
+        c.member(1).commit(5);
+        c.member(1).voters.incoming.push(4);
+        c.member(1).cursors.book_version = 1;
+        c.see(1)
+    }),
     (rules::COMMITTED_ON_QUORUM, "a quorum of one configuration of two", |c| {
         c.member(1).voters = Voters { incoming: vec![1, 2], outgoing: vec![1, 3, 4] };
         for id in [2, 1] {
@@ -308,10 +325,10 @@ const TABLE: &[(Rule, &str, Break)] = &[
     }),
     (rules::ONE_VOTE, "another vote in a message, a crash later", |c| {
         c.restart(2, false);
-        c.promise(2, Promise::Vote { term: 2, candidate: 3 })
+        c.promise(2, &vote(2, 3))
     }),
     (rules::PROMISES_KEPT, "a vote is forgotten", |c| {
-        c.promise(2, Promise::Vote { term: 3, candidate: 3 })?;
+        c.promise(2, &vote(3, 3))?;
         c.restart(2, true);
         c.see(2)
     }),
@@ -319,13 +336,13 @@ const TABLE: &[(Rule, &str, Break)] = &[
         let shown = c.member(2);
         shown.append(5, 2);
         shown.cursors.durable_last = 4;
-        c.promise(2, Promise::Append { index: 5 })?;
+        c.promise(2, &ack(5))?;
         c.see(2)?;
         c.restart(2, false).append(4, 2);
         c.see(2)
     }),
     (rules::PROMISES_KEPT, "one that was acknowledged as the process died", |c| {
-        c.promise(2, Promise::Append { index: 5 })?;
+        c.promise(2, &ack(5))?;
         c.restart(2, true);
         c.see(2)
     }),
@@ -412,37 +429,47 @@ fn what_is_allowed_is_not_found() {
     for index in 5..=6 {
         c.member(2).append(index, 2);
     }
-    c.promise(2, Promise::Append { index: 6 }).unwrap();
+    c.promise(2, &ack(6)).unwrap();
     c.see(2).unwrap();
     c.elect(1, 3);
     c.member(1).append(5, 3);
     c.see(1).unwrap();
     // The second takes it, and dies before anybody looks.
-    c.promise(2, Promise::Append { index: 5 }).unwrap();
+    c.promise(2, &ack(5)).unwrap();
     c.restart(2, true).append(5, 3);
     c.see(2).unwrap();
     c.member(1).commit(5);
     c.see(1).unwrap();
+    // Takes a fourth in, which has nothing yet, in the step that commits that.
+    c.member(3).append(4, 2);
+    c.see(3).unwrap();
+    for id in [2, 1] {
+        c.member(id).append(6, 3);
+        c.see(id).unwrap();
+    }
+    c.member(1).commit(6);
+    c.member(1).voters.incoming.push(4);
+    c.member(1).cursors.book_version = 1;
+    c.see(1).unwrap();
     // Compacts its log, whole.
-    (c.member(1).cursors.snapshot_index, c.member(1).log) = (5, BTreeMap::new());
+    (c.member(1).cursors.snapshot_index, c.member(1).log) = (6, BTreeMap::new());
     c.see(1).unwrap();
     // The third is sent the snapshot, over a tail of its own.
     let third = c.member(3);
-    third.append(4, 2);
     third.append(5, 2);
     c.see(3).unwrap();
     let third = c.member(3);
     third.log.clear();
     let cursors = &mut third.cursors;
-    (cursors.snapshot_index, cursors.last_index, cursors.last_term) = (5, 5, 3);
-    (cursors.commit, cursors.published, cursors.durable_last) = (5, 5, 5);
-    third.consumed.push(Consumed::Restored { index: 5, term: 3 });
+    (cursors.snapshot_index, cursors.last_index, cursors.last_term) = (6, 6, 3);
+    (cursors.commit, cursors.published, cursors.durable_last) = (6, 6, 6);
+    third.consumed.push(Consumed::Restored { index: 6, term: 3 });
     c.see(3).unwrap();
     for id in 1..=3 {
         c.oracle.state(id, 5, 1).unwrap();
         c.oracle.book(id, 5, 1).unwrap();
     }
-    assert_eq!(c.oracle.last_committed(), 5);
+    assert_eq!(c.oracle.last_committed(), 6);
     assert_eq!(c.oracle.n_leader_changes(), 2);
     assert_eq!(c.oracle.indexes(hash(4) + 2), [4]);
 }
