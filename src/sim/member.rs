@@ -246,6 +246,12 @@ impl<M: StateMachine> Member<M> {
         self.transport.promises()
     }
 
+    /// Whether it was told to stop, or stops for a reason of its own.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.event_loop.is_stopping()
+    }
+
     /// How many items wait for the applier.
     #[must_use]
     pub fn n_commits(&self) -> usize {

@@ -202,6 +202,11 @@ impl Wal {
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
         }
+        if let [.., segment, _] = &log.segments[..] {
+            // A process that died may have written the seal and not synced it, and batches in the
+            // next segment will be proof of it.
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
         let tail = log.segments.last_mut().expect("replay returns at least one segment");
         if let Some(Torn { path, offset, bytes }) = &opened.torn {
             // A shorter batch may follow here: what it leaves uncovered must not be read again.

@@ -301,6 +301,8 @@ impl World {
     /// Everything on the machine stops at once, and its disk keeps what it likes of what was not
     /// synced.
     pub(super) fn crash(&mut self, id: u64, in_a_step: bool) {
+        // Or the process alone: what it wrote stays in its system's cache, un-synced as it is.
+        let is_killed = self.chance(300);
         let loss = match self.rng.below(10) {
             0..2 => Loss::Everything,
             2..4 => Loss::Nothing,
@@ -308,8 +310,12 @@ impl World {
         };
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let unsynced = host.disk.unsynced();
-        let survived = host.disk.crash(loss);
-        self.say(|| format!("{id} crashes, {loss:?}"));
+        let survived = if is_killed { host.disk.clone() } else { host.disk.crash(loss) };
+        let loss = if is_killed { Loss::Nothing } else { loss };
+        self.say(|| match is_killed {
+            true => format!("{id} is killed"),
+            false => format!("{id} crashes, {loss:?}"),
+        });
         self.watch.crashed(id, in_a_step);
         let is_told = self.chance(700);
         self.vanish(id, Process::Down, is_told);
