@@ -254,6 +254,8 @@ const TABLE: &[(Rule, &str, Break)] = &[
     }),
     (rules::COMMITTED_ON_QUORUM, "a quorum of one configuration of two", |c| {
         c.member(1).voters = Voters { incoming: vec![1, 2], outgoing: vec![1, 3, 4] };
+        c.member(1).cursors.book_version = 1;
+        c.see(1)?;
         for id in [2, 1] {
             c.member(id).append(5, 2);
             if id == 1 { c.member(1).commit(5); }
