@@ -199,6 +199,9 @@ impl Wal {
             opened.leftovers.push(released);
         }
         if let (Some(end), [.., segment, _]) = (log.unsealed, &mut log.segments[..]) {
+            // The seal will be proof of the next segment, whose name a process that died may have
+            // given and not made durable.
+            fs.sync_dir(dir).context("sync", dir)?;
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
         }

@@ -18,6 +18,20 @@ pub struct Setup {
     pub defect: Option<raftnode::Defect>,
 }
 
+impl Setup {
+    /// Ten thousand ticks of three members without a defect.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ticks: 10_000,
+            n_members: 3,
+            #[cfg(feature = "defects")]
+            defect: None,
+        }
+    }
+}
+
 /// What a run tells, whether it ends well or not.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -27,6 +41,8 @@ pub struct Report {
     pub ops: u64,
     /// What happened.
     pub coverage: Coverage,
+    /// Everything that happened, in one number: the same for the same setup.
+    pub fingerprint: u64,
     /// What happened, line by line, when somebody wants to read it.
     pub trace: Trace,
 }

@@ -1,43 +1,52 @@
 //! After the weather: the cluster must come right by itself, and serve.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use bytes::Bytes;
-use raftnode::{Consistency, Outcome, Read, Role};
+use raftnode::Role;
 
 use super::World;
-use super::load::put;
+use super::host::Host;
 use super::params::{SECOND, TICK};
-use super::watch::rule;
 use crate::Violation;
+use crate::oracle::rules;
 
 /// Within so many ticks of calm everything must have come right.
 pub const PATIENCE: u64 = 6_000;
 
-/// And so long may a write or a read take then, in microseconds.
-const ANSWER: u64 = 5 * SECOND;
+/// And so long may everything take that is asked of all of them then, in microseconds.
+const ANSWER: u64 = 30 * SECOND;
 
 impl World {
     /// Mends everything, and waits for B4.
     pub(super) fn calm(&mut self) -> Result<(), Violation> {
         self.say(|| "calm".into());
         self.mend();
+        self.clients.finish();
         let end = self.now + PATIENCE * TICK;
         loop {
             self.until(self.now + 10 * TICK)?;
             let Err(why) = self.is_right() else { break };
             if self.now >= end {
                 let what = format!("after {PATIENCE} ticks of calm: {why}");
-                return rule("B4", "a mended cluster comes right by itself", what);
+                return Err(rules::SERVES_AGAIN.broken(what));
             }
         }
         self.say(|| "everything has come right".into());
         let Some(book) = self.book().cloned() else { return Ok(()) };
-        for id in book.members.keys() {
-            self.serves(*id)?;
+        let members: Vec<u64> = book.members.keys().copied().collect();
+        self.clients.ask_for_all(&members);
+        let end = self.now + ANSWER;
+        while !self.clients.is_idle() {
+            let waiting = self.clients.waiting();
+            rules::SERVES_AGAIN.holds(self.now < end, || format!("not answered: {waiting:?}"))?;
+            self.until(self.now + TICK)?;
         }
-        self.until(self.now + 50 * TICK)
+        self.until(self.now + 50 * TICK)?;
+        for id in members {
+            let applied = self.hosts.get(&id).and_then(Host::member).map(|m| m.cursors().applied);
+            self.look_at_state(id, applied.unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// What has not come right.
@@ -80,38 +89,6 @@ impl World {
         let wanting = book.members.iter().find(|(_, member)| member.role != member.wants);
         if let Some((id, _)) = wanting {
             return Err(format!("member {id} does not have the role that it wants"));
-        }
-        Ok(())
-    }
-
-    /// A write and a linearizable read through a member are answered.
-    fn serves(&mut self, id: u64) -> Result<(), Violation> {
-        let statement = "every member of a mended cluster serves";
-        let Some(host) = self.hosts.get(&id) else { return Ok(()) };
-        let deadline = host.clock(self.now) + Duration::from_micros(ANSWER);
-        let Some(member) = host.member() else {
-            return rule("B4", statement, format!("member {id} does not run"));
-        };
-        let (key, value) = (Bytes::from_static(b"calm"), Bytes::from(id.to_string()));
-        let command = put(&key, &value);
-        let write = member.handle().propose(command, deadline);
-        let read = member.handle().node().read(Consistency::Linearizable, 0, deadline);
-        let (Ok(mut write), Ok(mut read)) = (write, read) else {
-            return rule("B4", statement, format!("member {id} takes nothing"));
-        };
-        self.plan_turn(id);
-        let (mut written, mut seen) = (None, None);
-        let end = self.now + 2 * ANSWER;
-        while (written.is_none() || seen.is_none()) && self.now < end {
-            self.until(self.now + TICK)?;
-            written = written.or_else(|| write.try_wait());
-            seen = seen.or_else(|| read.try_wait());
-        }
-        if !matches!(written, Some(Outcome::Applied { .. })) {
-            return rule("B4", statement, format!("a write through member {id}: {written:?}"));
-        }
-        if !matches!(seen, Some(Read::Ready { .. })) {
-            return rule("B4", statement, format!("a read through member {id}: {seen:?}"));
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use crate::coverage::Kind;
 /// What a loop needs to go round again, in microseconds.
 const TURN: u64 = 30;
 
+/// At every so many indexes members' states are compared, when they are seen there.
+const STATE_EVERY: u64 = 4;
+
 impl World {
     /// Plans the next turn of a member, for now or for its tick.
     pub(super) fn plan_turn(&mut self, id: u64) {
@@ -81,7 +84,11 @@ impl World {
             self.count(Kind::SlowDisk);
         }
         if let Some(result) = ended {
-            self.observe(id)?;
+            match &result {
+                Ok(()) => self.observe(id)?,
+                // It ended where it stood, and what it had to say is not said.
+                Err(_) => self.watch.crashed(id, true),
+            }
             return self.ended(id, result);
         }
         self.observe(id)?;
@@ -130,8 +137,16 @@ impl World {
                 self.states.saw(*index, hash, "captured");
             }
         }
+        let through = consumed.iter().rev().find_map(|item| match item {
+            Consumed::Restored { index, .. } => Some(*index),
+            Consumed::Applied { last_index, .. } => Some(*last_index),
+            Consumed::Captured { .. } => None,
+        });
         self.watch.consumed(id, consumed);
         self.observe(id)?;
+        if let Some(index) = through.filter(|index| index.is_multiple_of(STATE_EVERY)) {
+            self.look_at_state(id, index)?;
+        }
         self.plan_work(id);
         self.plan_turn(id);
         Ok(())
@@ -218,7 +233,7 @@ impl World {
                 host.process = Process::Up(member);
                 host.started_at = now;
                 self.say(|| format!("{id} starts, life {life}"));
-                self.watch.started(id, life);
+                self.watch.started(id);
                 self.observe(id)?;
                 self.after_turn(id);
                 self.redial(id);
@@ -275,14 +290,10 @@ impl World {
     pub(super) fn vanish(&mut self, id: u64, process: Process, is_told: bool) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let gone = std::mem::replace(&mut host.process, process);
-        let is_up = matches!(gone, Process::Up(_));
         drop(gone);
         // A mended disk is full no more, and fails no more.
         host.disk.mend();
         host.sync_time = 0;
-        if is_up {
-            self.watch.ended(id);
-        }
         self.hang_up(id, is_told);
         self.forget_talks(id);
     }
@@ -329,6 +340,7 @@ impl World {
     pub(super) fn crashed_in_a_step(&mut self, id: u64) -> Result<(), Violation> {
         // What was handed to the system before may be on its way.
         if self.chance(500) {
+            self.has_promised(id)?;
             self.pump(id);
         }
         self.crash(id, true);

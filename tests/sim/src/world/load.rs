@@ -1,89 +1,37 @@
-//! Who asks.
+//! Who asks: the clients, among the machines.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use raftexample::command::{self, Conditions};
-use raftexample::kvstore::Answer;
-use raftnode::{Consistency, Outcome, Pending, Read};
-use tests::rng::Rng;
-
-use super::params::SECOND;
+use super::host::Host;
+use super::params::TICK;
 use super::{Event, World};
-use crate::coverage::Kind;
-
-#[derive(Debug)]
-pub(crate) struct Load {
-    rng: Rng,
-    writes: Vec<Pending<Outcome<Answer>>>,
-    reads: Vec<Pending<Read>>,
-    n_asked: u64,
-    n_ended: u64,
-}
-
-impl Load {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { rng: Rng::new(!seed), writes: Vec::new(), reads: Vec::new(), n_asked: 0, n_ended: 0 }
-    }
-
-    pub(crate) fn n_ended(&self) -> u64 {
-        self.n_ended
-    }
-}
-
-/// Sets a key.
-pub(super) fn put(key: &[u8], value: &[u8]) -> Bytes {
-    let mut command = command::begin_put(&Conditions::default(), key, value.len());
-    command.extend_from_slice(value);
-    command.freeze()
-}
+use crate::Violation;
+use crate::clients::{Clients, Door};
+use crate::coverage::Coverage;
 
 impl World {
-    pub(super) fn load(&mut self) {
-        let wait = self.draw(10_000, SECOND / 8);
-        self.plan_in(wait, Event::Load);
-        let mut ended = Vec::new();
-        self.load.writes.retain_mut(|pending| match pending.try_wait() {
-            None => true,
-            Some(outcome) => {
-                ended.push(match outcome {
-                    Outcome::Applied { .. } => Kind::OutcomeApplied,
-                    Outcome::Refused(_) => Kind::OutcomeRefused,
-                    Outcome::Unknown(_) => Kind::OutcomeUnknown,
-                });
-                false
-            }
-        });
-        self.load.reads.retain_mut(|pending| match pending.try_wait() {
-            None => true,
-            Some(_) => {
-                ended.push(Kind::LinearizableRead);
-                false
-            }
-        });
-        self.load.n_ended += ended.len() as u64;
-        ended.into_iter().for_each(|kind| self.count(kind));
-        let up = self.up();
-        let n = up.len() as u64;
-        if n == 0 {
-            return;
-        }
-        let id = up[self.load.rng.below(n) as usize];
-        let host = &self.hosts[&id];
-        let deadline = host.clock(self.now) + Duration::from_secs(3);
-        let Some(member) = host.member() else { return };
-        self.load.n_asked += 1;
-        let key = Bytes::from(format!("{}", self.load.rng.below(20)));
-        if self.load.rng.below(3) > 0 {
-            let length = if self.load.rng.below(20) == 0 { 1500 } else { 12 };
-            let value = Bytes::from(vec![self.load.n_asked as u8; length]);
-            let command = put(&key, &value);
-            let pending = member.handle().propose(command, deadline);
-            self.load.writes.extend(pending.ok());
-        } else {
-            let pending = member.handle().node().read(Consistency::Linearizable, 0, deadline);
-            self.load.reads.extend(pending.ok());
-        }
-        self.plan_turn(id);
+    /// The clients look at their answers, and ask.
+    pub(super) fn load(&mut self) -> Result<(), Violation> {
+        self.plan_in(TICK, Event::Load);
+        let tick = self.tick();
+        let Self { hosts, clients, coverage, now, .. } = self;
+        let doors: Vec<Door<'_>> = hosts.values().filter_map(|host| door(host, *now)).collect();
+        let step =
+            |clients: &mut Clients, coverage: &mut Coverage| clients.step(tick, &doors, coverage);
+        step(clients, coverage)?;
+        let asked: Vec<u64> = doors.iter().map(|door| door.member).collect();
+        drop(doors);
+        asked.into_iter().for_each(|id| self.plan_turn(id));
+        Ok(())
     }
+}
+
+/// The way into what runs there.
+fn door(host: &Host, now: u64) -> Option<Door<'_>> {
+    let member = host.member()?;
+    Some(Door {
+        member: host.id,
+        process: host.life,
+        now: host.clock(now),
+        handle: member.handle(),
+        store: member.machine().store(),
+    })
 }

@@ -32,22 +32,23 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
+use ::tests::rng::Rng;
 use bytes::Bytes;
 use raftnode::membership::{Book, Founder};
 use raftnode::sim::{Lane, Refused, fingerprint};
-use tests::rng::Rng;
 
 use self::churn::Operator;
 use self::host::{Host, Process, url};
-use self::load::Load;
 use self::machine::States;
 use self::network::{Key, Network};
 use self::params::{Params, SECOND, TICK};
 use self::talks::Talks;
 use self::watch::Watch;
 use crate::Violation;
+use crate::clients::Clients;
 use crate::coverage::{Coverage, Kind};
 use crate::run::{Report, Setup, Trace};
 
@@ -137,7 +138,7 @@ struct World {
     dialling: BTreeSet<Key>,
     talks: Talks,
     operator: Operator,
-    load: Load,
+    clients: Clients,
     states: States,
     watch: Watch,
     last_id: u64,
@@ -148,15 +149,19 @@ struct World {
     logger: slog::Logger,
 }
 
-/// Runs a seed. The same setup gives the same report, whose last number is the fingerprint of
-/// everything that happened.
-#[must_use]
-pub fn simulate(setup: Setup, trace: Trace) -> (Report, Result<u64, Violation>) {
-    let mut world = World::new(setup, trace);
-    let result = world.run();
-    let World { coverage, trace, now, load, hash, .. } = world;
-    let report = Report { ticks: now / TICK, ops: load.n_ended(), coverage, trace };
-    (report, result.map(|()| hash))
+/// Runs a seed. The same setup gives the same report.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn run(setup: &Setup, report: &mut Report) -> Result<(), Violation> {
+    let mut world = World::new(*setup, std::mem::take(&mut report.trace));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    report.ticks = world.now / TICK;
+    report.ops = world.clients.n_ops();
+    report.coverage = world.coverage;
+    report.fingerprint = world.hash;
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl World {
@@ -186,7 +191,7 @@ impl World {
             dialling: BTreeSet::new(),
             talks: Talks::default(),
             operator: Operator::default(),
-            load: Load::new(setup.seed),
+            clients: Clients::new(!setup.seed),
             states: States::default(),
             watch: Watch::default(),
             last_id: setup.n_members,
@@ -212,7 +217,8 @@ impl World {
         self.plan(3 * SECOND, Event::Churn);
         let end = self.setup.ticks * TICK;
         self.until(end)?;
-        self.calm()
+        self.calm()?;
+        self.clients.judge(&self.watch.oracle)
     }
 
     /// Lets everything happen that happens before then.
@@ -247,10 +253,7 @@ impl World {
                 self.churn();
                 Ok(())
             }
-            Event::Load => {
-                self.load();
-                Ok(())
-            }
+            Event::Load => self.load(),
             Event::Timers => self.timers(),
         }
     }

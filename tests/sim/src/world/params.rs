@@ -1,7 +1,7 @@
 //! What a seed makes of a world before anything happens in it.
 
+use ::tests::rng::Rng;
 use raftnode::SnapshotPolicy;
-use tests::rng::Rng;
 
 /// One tick, in microseconds.
 pub(crate) const TICK: u64 = 10_000;

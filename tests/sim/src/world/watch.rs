@@ -1,32 +1,27 @@
-//! What is looked at after every step.
+//! What is looked at after every step: the oracle's eyes.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use raftnode::Role;
-use raftnode::sim::{Consumed, Cursors};
+use raftnode::sim::{Consumed, Cursors, fingerprint};
 
 use super::World;
 use super::host::Host;
 use crate::Violation;
 use crate::coverage::Kind;
+use crate::oracle::{Oracle, Step, Voters, rules};
 
 /// What is known of all members.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
+    pub(crate) oracle: Oracle,
     members: BTreeMap<u64, Known>,
-    /// Who led in which term.
-    leaders: BTreeMap<u64, u64>,
-    /// The commands by index.
-    commands: BTreeMap<u64, (u64, u64)>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    life: u64,
     last: Option<Cursors>,
     consumed: Vec<Consumed>,
-    through: u64,
 }
 
 impl Watch {
@@ -34,18 +29,16 @@ impl Watch {
         self.members.entry(id).or_default().consumed.extend(consumed);
     }
 
-    pub(super) fn started(&mut self, id: u64, life: u64) {
-        let known = self.members.entry(id).or_default();
-        (known.life, known.through) = (life, 0);
-        known.consumed.clear();
+    pub(super) fn started(&mut self, id: u64) {
+        *self.members.entry(id).or_default() = Known::default();
     }
 
-    pub(super) fn ended(&mut self, _id: u64) {}
-
-    pub(super) fn crashed(&mut self, _id: u64, _in_a_step: bool) {}
+    pub(super) fn crashed(&mut self, id: u64, in_a_step: bool) {
+        self.oracle.crashed(id, in_a_step);
+    }
 
     pub(super) fn wiped(&mut self, id: u64) {
-        self.members.remove(&id);
+        self.oracle.wiped(id);
     }
 }
 
@@ -101,27 +94,38 @@ impl World {
     }
 
     fn look_at(&mut self, id: u64) -> Result<(), Violation> {
-        let Some(member) = self.hosts.get(&id).and_then(Host::member) else { return Ok(()) };
-        if let Some(early) = member.early_promise() {
-            return rule("N2", "no promise leaves before it is durable", early);
-        }
+        let tick = self.tick();
+        let Some((host, member)) =
+            self.hosts.get(&id).and_then(|host| Some((host, host.member()?)))
+        else {
+            return Ok(());
+        };
         let cursors = member.cursors();
         let known = self.watch.members.entry(id).or_default();
         let consumed = std::mem::take(&mut known.consumed);
         if known.last == Some(cursors) && consumed.is_empty() {
             return Ok(());
         }
-        let Cursors { term, commit, durable_term, durable_commit, role, .. } = cursors;
-        if let Some(last) = known.last.replace(cursors) {
-            let regresses = durable_term < last.durable_term
-                || durable_commit < last.durable_commit
-                || (durable_term == last.durable_term
-                    && last.durable_vote != 0
-                    && cursors.durable_vote != last.durable_vote);
-            if regresses {
-                let what = format!("member {id}: {last:?}, then {cursors:?}");
-                return rule("N7", "term, vote and commit never regress on disk", what);
-            }
+        if let Some(early) = member.early_promise() {
+            return Err(rules::PROMISES_KEPT.broken(format!("member {id}: {early}")));
+        }
+        let last = known.last.replace(cursors);
+        let oracle = &mut self.watch.oracle;
+        oracle.observe(&Step {
+            tick,
+            member: id,
+            process: host.life,
+            cursors: &cursors,
+            entry: &|index| member.entry(index),
+            voters: &|| Voters { incoming: member.configuration().0, outgoing: Vec::new() },
+            consumed: &consumed,
+        })?;
+        // The status says nothing of a book before the first turn is over.
+        if last.is_some_and(|last| last.book_version != cursors.book_version) {
+            let book = fingerprint(format!("{:?}", member.book()).as_bytes());
+            oracle.book(id, member.handle().node().status().book_index, book)?;
+        }
+        if let Some(last) = last {
             if last.leader != cursors.leader && cursors.leader != 0 {
                 self.coverage.count(Kind::LeaderChange);
             }
@@ -132,36 +136,22 @@ impl World {
                 self.coverage.count(Kind::LogCompacted);
             }
         }
-        let known = self.watch.members.entry(id).or_default();
-        for item in consumed {
-            match item {
-                Consumed::Restored { index, .. } => known.through = index,
-                Consumed::Applied { last_index, items, .. } => {
-                    for (index, term, hash) in items {
-                        let one = self.watch.commands.entry(index).or_insert((term, hash));
-                        if *one != (term, hash) {
-                            let what = format!("member {id} applies another command at {index}");
-                            return rule("SMS", "all members apply the same commands", what);
-                        }
-                    }
-                    known.through = last_index;
-                }
-                Consumed::Captured { index } if index != known.through => {
-                    let what = format!("member {id} captures {index} at {}", known.through);
-                    return rule("N4", "a snapshot holds what it says", what);
-                }
-                Consumed::Captured { .. } => {}
-            }
-        }
-        if role == Role::Leader {
-            let leader = *self.watch.leaders.entry(term).or_insert(id);
-            if leader != id {
-                let what = format!("members {leader} and {id} lead term {term}");
-                return rule("ES", "at most one leader in a term", what);
-            }
-        }
+        let Cursors { term, commit, .. } = cursors;
         let words = [self.now, id, term, commit, cursors.last_index, cursors.applied];
         self.mix(&words);
         Ok(())
+    }
+
+    /// The messages of a step that a crash cuts short have left all the same.
+    pub(super) fn has_promised(&mut self, id: u64) -> Result<(), Violation> {
+        let member = self.hosts.get(&id).and_then(Host::member);
+        let promises = member.map(|member| member.promises()).unwrap_or_default();
+        promises.iter().try_for_each(|promise| self.watch.oracle.promised(id, promise))
+    }
+
+    /// What a member's machine holds after what its applier took.
+    pub(super) fn look_at_state(&mut self, id: u64, index: u64) -> Result<(), Violation> {
+        let Some(member) = self.hosts.get(&id).and_then(Host::member) else { return Ok(()) };
+        self.watch.oracle.state(id, index, member.machine().hash())
     }
 }
