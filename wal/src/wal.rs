@@ -190,6 +190,9 @@ impl Wal {
 
         // Only now is anything changed: a log that is refused stays as it was found.
         let mut opened = Opened { torn: log.torn.take(), sealed: None, leftovers: unfinished };
+        // A process that died may have given names and not made them durable. What follows builds on
+        // them: a seal is proof of the next segment, and a removal that of the one to be released.
+        fs.sync_dir(dir).context("sync", dir)?;
         for path in &opened.leftovers {
             fs.remove_file(path).context("remove", path)?;
         }

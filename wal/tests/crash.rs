@@ -114,7 +114,7 @@ fn what_a_dead_process_left_in_the_cache_is_not_built_upon() {
                 };
                 let (fs, acknowledged) = died();
                 let n = count_operations(&fs, &steps, &models, acknowledged);
-                for second in 0..n {
+                for second in (first % 5..n).step_by(5) {
                     let (fs, acknowledged) = died();
                     fs.inject(Op::Any, second, Fault::Stop);
                     let acknowledged = run(&fs, &steps, &models, acknowledged);
