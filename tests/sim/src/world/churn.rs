@@ -62,12 +62,12 @@ impl World {
         match self.rng.below(10) {
             _ if is_small => self.add(),
             0..3 if (members.len() as u64) < self.setup.n_members + 2 => self.add(),
-            3..5 if voters.len() > 3 => {
+            3 if voters.len() > 3 => {
                 if let Some(id) = self.pick(&members) {
                     self.ask(Change::Remove { id });
                 }
             }
-            5 if voters.len() > 3 => {
+            4 | 5 if voters.len() > 3 => {
                 if let Some(id) = self.pick(&voters) {
                     self.ask(Change::Update { id, wants: Some(MemberRole::Learner), url: None });
                 }

@@ -39,12 +39,14 @@ impl World {
         Ok(())
     }
 
-    /// The machine stops within one of its disk's next operations.
+    /// The machine stops within one of its disk's next operations: mostly where there is something
+    /// to lose.
     fn crash_soon(&mut self, id: u64) {
-        let nth = self.rng.below(12);
+        let (op, most) = if self.chance(300) { (Op::Any, 12) } else { (Op::Sync, 3) };
+        let nth = self.rng.below(most);
         if let Some(host) = self.hosts.get(&id) {
-            host.disk.inject(Op::Any, nth, Fault::Stop);
-            self.say(|| format!("{id} will crash at disk operation {nth}"));
+            host.disk.inject(op, nth, Fault::Stop);
+            self.say(|| format!("{id} will crash at {op:?} {nth}"));
         }
     }
 
