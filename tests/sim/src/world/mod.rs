@@ -33,6 +33,8 @@ mod watch;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use ::tests::rng::Rng;
@@ -54,6 +56,9 @@ use crate::run::{Report, Setup, Trace};
 
 pub use self::calm::PATIENCE;
 pub use self::machine::Machine;
+
+/// Has a replayed seed show what its members log, when it is set.
+const SIM_LOG: &str = "SIM_LOG";
 
 /// What happens.
 #[derive(Debug)]
@@ -147,6 +152,7 @@ struct World {
     trace: Trace,
     hash: u64,
     logger: slog::Logger,
+    n_torn: Arc<AtomicU64>,
 }
 
 /// Runs a seed. The same setup gives the same report.
@@ -159,6 +165,7 @@ pub fn run(setup: &Setup, report: &mut Report) -> Result<(), Violation> {
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     report.ticks = world.now / TICK;
     report.ops = world.clients.n_ops();
+    world.coverage.add(Kind::TornTail, world.n_torn.load(Ordering::Relaxed));
     report.coverage = world.coverage;
     report.fingerprint = world.hash;
     result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -174,11 +181,9 @@ impl World {
         let hosts = (1..=setup.n_members)
             .map(|id| (id, Host::new(id, founders.clone(), false, epoch)))
             .collect();
-        let logger = if trace.is_wanted() && std::env::var_os("SIM_LOG").is_some() {
-            self::watch::logger()
-        } else {
-            slog::Logger::root(slog::Discard, slog::o!())
-        };
+        let n_torn = Arc::default();
+        let is_shown = trace.is_wanted() && std::env::var_os(SIM_LOG).is_some();
+        let logger = self::watch::logger(is_shown, Arc::clone(&n_torn));
         Self {
             params,
             rng,
@@ -200,6 +205,7 @@ impl World {
             trace,
             hash: setup.seed,
             logger,
+            n_torn,
             setup,
         }
     }
