@@ -2,7 +2,7 @@
 
 use raftnode::Error;
 use raftnode::sim::{self, Booted, Consumed, Recipe};
-use wal::fs::{Loss, Op};
+use wal::fs::{Fault, Loss, Op};
 
 use super::host::Process;
 use super::machine::Machine;
@@ -17,6 +17,9 @@ const TURN: u64 = 30;
 
 /// At every so many indexes members' states are compared, when they are seen there.
 const STATE_EVERY: u64 = 4;
+
+/// How often, in a thousand, a machine stops again while its member starts.
+const DIES_AGAIN: u64 = 50;
 
 impl World {
     /// Plans the next turn of a member, for now or for its tick.
@@ -214,7 +217,11 @@ impl World {
             config.defect = self.setup.defect;
         }
         let seed = self.seed_of(id, life);
+        let (dies, nth) = (!self.is_calm && self.chance(DIES_AGAIN), self.rng.below(20));
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        if dies {
+            host.disk.inject(Op::Any, nth, Fault::Stop);
+        }
         let recipe = Recipe {
             config,
             fs: host.disk.clone(),
@@ -223,6 +230,7 @@ impl World {
             logger: self.logger.new(slog::o!("member" => id)),
         };
         let booted = sim::boot(recipe, Machine::new(self.states.clone()), taken_in);
+        self.coverage.add(Kind::TornTail, self.ears.take_torn());
         if host.disk.is_stopped() {
             drop(booted);
             self.count(Kind::DoubleCrash);
@@ -248,7 +256,6 @@ impl World {
             }
             Err(error) => {
                 host.process = Process::Down;
-                self.count(Kind::RefusedStart);
                 self.ended(id, Err(error))
             }
         }
@@ -272,7 +279,10 @@ impl World {
                 (Process::Down, true)
             }
             Err(Error::Removed(_)) => (Process::Removed, false),
-            Err(Error::Wiped(_) | Error::LostData(_)) if is_wiped => (Process::Lost, false),
+            Err(Error::Wiped(_) | Error::LostData(_)) if is_wiped => {
+                self.count(Kind::RefusedStart);
+                (Process::Lost, false)
+            }
             Err(error) => {
                 let what = format!("member {id} ended: {error}");
                 return rule("exit", "no member ends for a reason that nobody gave it", what);

@@ -33,8 +33,6 @@ mod watch;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use ::tests::rng::Rng;
@@ -48,7 +46,7 @@ use self::machine::States;
 use self::network::{Key, Network};
 use self::params::{Params, SECOND, TICK};
 use self::talks::Talks;
-use self::watch::Watch;
+use self::watch::{Ears, Watch};
 use crate::Violation;
 use crate::clients::Clients;
 use crate::coverage::{Coverage, Kind};
@@ -56,9 +54,6 @@ use crate::run::{Report, Setup, Trace};
 
 pub use self::calm::PATIENCE;
 pub use self::machine::Machine;
-
-/// Has a replayed seed show what its members log, when it is set.
-const SIM_LOG: &str = "SIM_LOG";
 
 /// What happens.
 #[derive(Debug)]
@@ -151,8 +146,8 @@ struct World {
     coverage: Coverage,
     trace: Trace,
     hash: u64,
+    ears: Ears,
     logger: slog::Logger,
-    n_torn: Arc<AtomicU64>,
 }
 
 /// Runs a seed. The same setup gives the same report.
@@ -165,7 +160,6 @@ pub fn run(setup: &Setup, report: &mut Report) -> Result<(), Violation> {
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     report.ticks = world.now / TICK;
     report.ops = world.clients.n_ops();
-    world.coverage.add(Kind::TornTail, world.n_torn.load(Ordering::Relaxed));
     report.coverage = world.coverage;
     report.fingerprint = world.hash;
     result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -181,9 +175,12 @@ impl World {
         let hosts = (1..=setup.n_members)
             .map(|id| (id, Host::new(id, founders.clone(), false, epoch)))
             .collect();
-        let n_torn = Arc::default();
-        let is_shown = trace.is_wanted() && std::env::var_os(SIM_LOG).is_some();
-        let logger = self::watch::logger(is_shown, Arc::clone(&n_torn));
+        let ears = Ears::default();
+        let logger = if trace.is_wanted() && std::env::var_os("SIM_LOG").is_some() {
+            self::watch::logger()
+        } else {
+            ears.logger()
+        };
         Self {
             params,
             rng,
@@ -204,8 +201,8 @@ impl World {
             coverage: Coverage::default(),
             trace,
             hash: setup.seed,
+            ears,
             logger,
-            n_torn,
             setup,
         }
     }

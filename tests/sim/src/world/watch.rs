@@ -1,27 +1,28 @@
 //! What is looked at after every step: the oracle's eyes.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raftnode::membership::{Book, MemberRole};
 use raftnode::sim::{Consumed, Cursors, fingerprint};
 
-use slog::KV as _;
+use slog::Drain as _;
 
 use super::World;
 use super::host::Host;
 use crate::Violation;
-use crate::coverage::Kind;
+use crate::coverage::{Coverage, Kind};
 use crate::oracle::{Oracle, Step, Voters, rules};
 
 /// What is known of all members.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     pub(crate) oracle: Oracle,
-    /// The newest book that anybody had, and how far that one had come.
-    book: (u64, Book),
+    /// The newest book that anybody has shown.
+    book: Book,
+    book_index: u64,
     members: BTreeMap<u64, Known>,
 }
 
@@ -34,29 +35,6 @@ struct Known {
 impl Watch {
     pub(super) fn consumed(&mut self, id: u64, consumed: Vec<Consumed>) {
         self.members.entry(id).or_default().consumed.extend(consumed);
-    }
-
-    /// Somebody has another book: what is new in it, if it is the newest.
-    fn turned(&mut self, published: u64, book: &Book) -> Vec<Kind> {
-        if published <= self.book.0 || *book == self.book.1 {
-            return Vec::new();
-        }
-        let (_, old) = std::mem::replace(&mut self.book, (published, book.clone()));
-        if old.members.is_empty() {
-            return Vec::new();
-        }
-        let mut news = Vec::new();
-        for (id, member) in &book.members {
-            match old.members.get(id).map(|old| old.role) {
-                None => news.push(Kind::MemberAdded),
-                Some(role) if role == member.role => {}
-                Some(MemberRole::Learner) => news.push(Kind::MemberPromoted),
-                Some(MemberRole::Voter) => news.push(Kind::MemberDemoted),
-            }
-        }
-        let removed = book.removed.difference(&old.removed);
-        news.extend(removed.map(|_| Kind::MemberRemoved));
-        news
     }
 
     pub(super) fn started(&mut self, id: u64) {
@@ -72,6 +50,53 @@ impl Watch {
     }
 }
 
+/// What became of members between two books.
+fn count_changes(before: &Book, now: &Book, coverage: &mut Coverage) {
+    for (id, member) in &now.members {
+        match before.members.get(id).map(|before| before.role) {
+            // The first book that is seen has everybody in it.
+            None if before.members.is_empty() => {}
+            None => coverage.count(Kind::MemberAdded),
+            Some(MemberRole::Learner) if member.role == MemberRole::Voter => {
+                coverage.count(Kind::MemberPromoted);
+            }
+            Some(MemberRole::Voter) if member.role == MemberRole::Learner => {
+                coverage.count(Kind::MemberDemoted);
+            }
+            Some(_) => {}
+        }
+    }
+    coverage.add(Kind::MemberRemoved, (now.removed.len() - before.removed.len()) as u64);
+}
+
+/// Hears what members warn of while they open their logs; nobody else does.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ears(Arc<AtomicU64>);
+
+impl Ears {
+    /// What a member logs to.
+    pub(super) fn logger(&self) -> slog::Logger {
+        slog::Logger::root(slog::LevelFilter(self.clone(), slog::Level::Warning).fuse(), slog::o!())
+    }
+
+    /// How many torn ends were cut since the last call.
+    pub(super) fn take_torn(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl slog::Drain for Ears {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        if record.msg().to_string().starts_with("cut the torn end of the log") {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// A broken rule.
 pub(super) fn rule(
     rule: &'static str,
@@ -81,55 +106,38 @@ pub(super) fn rule(
     Err(Violation { rule, statement, what: what.to_string(), tick: None })
 }
 
-/// Where members log: to whoever replays a seed, if anybody, and to be counted.
-pub(super) fn logger(is_shown: bool, n_torn: Arc<AtomicU64>) -> slog::Logger {
-    slog::Logger::root(slog::Fuse(Lines { is_shown, n_torn }), slog::o!())
-}
-
-/// What members log.
-struct Lines {
-    is_shown: bool,
-    /// How often a torn end was cut off a log.
-    n_torn: Arc<AtomicU64>,
-}
-
-impl slog::Drain for Lines {
-    type Ok = ();
-    type Err = slog::Never;
-
-    fn log(
-        &self,
-        record: &slog::Record<'_>,
-        values: &slog::OwnedKVList,
-    ) -> Result<(), slog::Never> {
-        if record.level() == slog::Level::Warning
-            && record.msg().as_str().is_some_and(|text| text.starts_with("cut the torn end"))
-        {
-            self.n_torn.fetch_add(1, Ordering::Relaxed);
-        }
-        if self.is_shown {
-            let mut line = format!("         {} {}", record.level().as_short_str(), record.msg());
-            // A text takes everything.
+/// Everything that members log, for whoever replays a seed.
+#[expect(clippy::print_stderr, reason = "whoever replays a seed reads it there")]
+pub(super) fn logger() -> slog::Logger {
+    struct Lines;
+    impl slog::Drain for Lines {
+        type Ok = ();
+        type Err = slog::Never;
+        fn log(
+            &self,
+            record: &slog::Record<'_>,
+            values: &slog::OwnedKVList,
+        ) -> Result<(), slog::Never> {
+            use slog::KV as _;
+            let mut line = String::new();
+            struct Text<'a>(&'a mut String);
+            impl slog::Serializer for Text<'_> {
+                fn emit_arguments(
+                    &mut self,
+                    key: slog::Key,
+                    value: &std::fmt::Arguments<'_>,
+                ) -> slog::Result {
+                    use std::fmt::Write as _;
+                    Ok(write!(self.0, " {key}={value}")?)
+                }
+            }
             record.kv().serialize(record, &mut Text(&mut line)).ok();
             values.serialize(record, &mut Text(&mut line)).ok();
-            show(&line);
+            eprintln!("         {} {}{line}", record.level().as_short_str(), record.msg());
+            Ok(())
         }
-        Ok(())
     }
-}
-
-/// Keys and values behind a line.
-struct Text<'a>(&'a mut String);
-
-impl slog::Serializer for Text<'_> {
-    fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
-        Ok(write!(self.0, " {key}={value}")?)
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "whoever replays a seed reads it there")]
-fn show(line: &str) {
-    eprintln!("{line}");
+    slog::Logger::root(slog::Fuse(Lines), slog::o!())
 }
 
 impl World {
@@ -169,10 +177,14 @@ impl World {
         })?;
         // The status says nothing of a book before the first turn is over.
         if last.is_some_and(|last| last.book_version != cursors.book_version) {
-            let book = fingerprint(format!("{:?}", member.book()).as_bytes());
-            oracle.book(id, member.handle().node().status().book_index, book)?;
-            let news = self.watch.turned(cursors.published, member.book());
-            news.into_iter().for_each(|kind| self.coverage.count(kind));
+            let book = member.book();
+            let index = member.handle().node().status().book_index;
+            oracle.book(id, index, fingerprint(format!("{book:?}").as_bytes()))?;
+            if index > self.watch.book_index {
+                self.watch.book_index = index;
+                count_changes(&self.watch.book, book, &mut self.coverage);
+                self.watch.book.clone_from(book);
+            }
         }
         if let Some(last) = last {
             if last.leader != cursors.leader && cursors.leader != 0 {
