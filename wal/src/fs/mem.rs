@@ -280,11 +280,13 @@ impl Fs for MemFs {
         let id = state.find(dir)?;
         let is_volatile = state.is_volatile;
         let dir = state.dir(id)?;
-        if !is_volatile {
-            dir.durable = dir.live.clone();
-            dir.pending.clear();
+        if !is_volatile && !dir.pending.is_empty() {
+            let before = std::mem::replace(&mut dir.durable, dir.live.clone());
+            let pending = std::mem::take(&mut dir.pending);
+            let given = pending.iter().filter_map(Change::id);
+            let candidates: Vec<u64> = before.into_values().chain(given).collect();
+            state.drop_unused(candidates);
         }
-        state.sweep();
         Ok(())
     }
 
@@ -366,7 +368,7 @@ impl Drop for Handle {
             *n -= 1;
             if *n == 0 {
                 state.users.remove(&self.id);
-                state.sweep();
+                state.drop_unused([self.id]);
             }
         }
     }
@@ -479,11 +481,17 @@ impl State {
     fn change(&mut self, dir: u64, change: Change) -> io::Result<()> {
         let is_volatile = self.is_volatile;
         let dir = self.dir(dir)?;
+        let replaced = match &change {
+            Change::Link { .. } => None,
+            Change::Unlink { name } | Change::Rename { to: name, .. } => {
+                dir.live.get(name).copied()
+            }
+        };
         apply(&mut dir.live, &change);
         if !is_volatile {
             dir.pending.push(change);
         }
-        self.sweep();
+        self.drop_unused(replaced);
         Ok(())
     }
 
@@ -498,22 +506,17 @@ impl State {
         Ok(result)
     }
 
-    /// Drops what has neither a name, now or after a crash, nor a user.
-    ///
-    /// Looks at all there is, which is a few dozen files, whenever a name or a user goes.
-    fn sweep(&mut self) {
-        let mut kept: BTreeSet<u64> = self.users.keys().copied().collect();
-        kept.insert(ROOT);
-        for node in self.nodes.values() {
-            if let Node::Dir(dir) = node {
-                kept.extend(dir.live.values().chain(dir.durable.values()));
-                kept.extend(dir.pending.iter().filter_map(|change| match change {
-                    Change::Link { id, .. } | Change::Rename { id, .. } => Some(id),
-                    Change::Unlink { .. } => None,
-                }));
+    /// Drops those of these that have neither a name, now or after a crash, nor a user.
+    fn drop_unused(&mut self, candidates: impl IntoIterator<Item = u64>) {
+        for id in candidates {
+            let is_named = self.nodes.values().any(|node| match node {
+                Node::Dir(dir) => dir.names(id),
+                Node::File(_) => false,
+            });
+            if !is_named && id != ROOT && !self.users.contains_key(&id) {
+                self.nodes.remove(&id);
             }
         }
-        self.nodes.retain(|id, _| kept.contains(id));
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -561,6 +564,16 @@ enum Change {
     Rename { from: OsString, to: OsString, id: u64 },
 }
 
+impl Change {
+    /// What it gives a name to.
+    fn id(&self) -> Option<u64> {
+        match self {
+            Change::Link { id, .. } | Change::Rename { id, .. } => Some(*id),
+            Change::Unlink { .. } => None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct MemDir {
     live: BTreeMap<OsString, u64>,
@@ -569,6 +582,12 @@ struct MemDir {
 }
 
 impl MemDir {
+    /// Whether it names this, now or perhaps after a crash.
+    fn names(&self, id: u64) -> bool {
+        let given = self.pending.iter().filter_map(Change::id);
+        self.live.values().chain(self.durable.values()).copied().chain(given).any(|n| n == id)
+    }
+
     fn crash(&self, fate: &mut Fate) -> MemDir {
         let mut live = self.durable.clone();
         for change in &self.pending {
