@@ -42,6 +42,15 @@ pub enum Loss {
     Garbage(u64),
 }
 
+/// What no sync has covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unsynced {
+    /// Sectors that were written.
+    pub sectors: usize,
+    /// Names that were given in the place of others.
+    pub renames: usize,
+}
+
 /// The kinds of operation that a fault can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -133,6 +142,46 @@ impl MemFs {
         state.faults.push((op, at, fault));
     }
 
+    /// Whether a [`Fault::Stop`] has stopped the program.
+    pub fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// How many operations have failed by a fault or for want of room, since the last
+    /// [`mend`](Self::mend).
+    pub fn n_failed(&self) -> u64 {
+        self.state().n_failed
+    }
+
+    /// From now on there is no room: a file can neither grow nor be created. What it has is written.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    /// Takes back all faults that are planned, gives the disk room, and lets a program that was
+    /// stopped go on: it finds what it had written, synced or not.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.stopped = false;
+        (state.is_full, state.n_failed, state.free_bytes) = (false, 0, None);
+    }
+
+    /// What a crash now could lose.
+    pub fn unsynced(&self) -> Unsynced {
+        let mut unsynced = Unsynced::default();
+        for node in self.state().nodes.values() {
+            match node {
+                Node::Dir(dir) => {
+                    let is_rename = |change: &&Change| matches!(change, Change::Rename { .. });
+                    unsynced.renames += dir.pending.iter().filter(is_rename).count();
+                }
+                Node::File(file) => unsynced.sectors += file.dirty.len(),
+            }
+        }
+        unsynced
+    }
+
     /// Says from now on that so many bytes are free. Nothing is held to it.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.state().free_bytes = Some(bytes);
@@ -160,6 +209,7 @@ impl Fs for MemFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let mut state = self.state();
         state.begin(Op::Any)?;
+        state.take_room(true)?;
         let (dir, name) = state.split(path)?;
         let id = state.next_node;
         state.link(dir, name, id)?;
@@ -230,11 +280,13 @@ impl Fs for MemFs {
         let id = state.find(dir)?;
         let is_volatile = state.is_volatile;
         let dir = state.dir(id)?;
-        if !is_volatile {
-            dir.durable = dir.live.clone();
-            dir.pending.clear();
+        if !is_volatile && !dir.pending.is_empty() {
+            let before = std::mem::replace(&mut dir.durable, dir.live.clone());
+            let pending = std::mem::take(&mut dir.pending);
+            let given = pending.iter().filter_map(Change::id);
+            let candidates: Vec<u64> = before.into_values().chain(given).collect();
+            state.drop_unused(candidates);
         }
-        state.sweep();
         Ok(())
     }
 
@@ -302,6 +354,9 @@ impl Handle {
             file.stale.append(&mut file.dirty);
         }
         begun?;
+        if op == Op::Allocate {
+            state.take_room(true)?;
+        }
         state.write(self.id, run)
     }
 }
@@ -313,7 +368,7 @@ impl Drop for Handle {
             *n -= 1;
             if *n == 0 {
                 state.users.remove(&self.id);
-                state.sweep();
+                state.drop_unused([self.id]);
             }
         }
     }
@@ -330,6 +385,8 @@ impl File for Handle {
         }
         let mut state = self.fs.state();
         let short = state.begin(Op::Write)?;
+        let grows = state.file(self.id)?.size < offset.saturating_add(bytes.len() as u64);
+        state.take_room(grows)?;
         let bytes = if short { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
         state.write(self.id, |file| file.write(offset, bytes))?;
         Ok(bytes.len())
@@ -376,6 +433,8 @@ struct State {
     reverts: bool,
     /// What [`Fs::free_bytes`] answers, if a test has said so.
     free_bytes: Option<u64>,
+    is_full: bool,
+    n_failed: u64,
 }
 
 impl State {
@@ -395,11 +454,21 @@ impl State {
         self.reverts = matches!(hit, Some(Fault::Reverted(_)));
         match hit {
             Some(Fault::Error(code) | Fault::Reverted(code)) => {
+                self.n_failed += 1;
                 Err(io::Error::from_raw_os_error(code))
             }
             Some(Fault::Short) => Ok(true),
             Some(Fault::Stop) | None => Ok(false),
         }
+    }
+
+    /// Fails what needs room when there is none.
+    fn take_room(&mut self, is_needed: bool) -> io::Result<()> {
+        if is_needed && self.is_full {
+            self.n_failed += 1;
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        Ok(())
     }
 
     fn link(&mut self, dir: u64, name: OsString, id: u64) -> io::Result<()> {
@@ -412,11 +481,17 @@ impl State {
     fn change(&mut self, dir: u64, change: Change) -> io::Result<()> {
         let is_volatile = self.is_volatile;
         let dir = self.dir(dir)?;
+        let replaced = match &change {
+            Change::Link { .. } => None,
+            Change::Unlink { name } | Change::Rename { to: name, .. } => {
+                dir.live.get(name).copied()
+            }
+        };
         apply(&mut dir.live, &change);
         if !is_volatile {
             dir.pending.push(change);
         }
-        self.sweep();
+        self.drop_unused(replaced);
         Ok(())
     }
 
@@ -431,22 +506,17 @@ impl State {
         Ok(result)
     }
 
-    /// Drops what has neither a name, now or after a crash, nor a user.
-    ///
-    /// Looks at all there is, which is a few dozen files, whenever a name or a user goes.
-    fn sweep(&mut self) {
-        let mut kept: BTreeSet<u64> = self.users.keys().copied().collect();
-        kept.insert(ROOT);
-        for node in self.nodes.values() {
-            if let Node::Dir(dir) = node {
-                kept.extend(dir.live.values().chain(dir.durable.values()));
-                kept.extend(dir.pending.iter().filter_map(|change| match change {
-                    Change::Link { id, .. } | Change::Rename { id, .. } => Some(id),
-                    Change::Unlink { .. } => None,
-                }));
+    /// Drops those of these that have neither a name, now or after a crash, nor a user.
+    fn drop_unused(&mut self, candidates: impl IntoIterator<Item = u64>) {
+        for id in candidates {
+            let is_named = self.nodes.values().any(|node| match node {
+                Node::Dir(dir) => dir.names(id),
+                Node::File(_) => false,
+            });
+            if !is_named && id != ROOT && !self.users.contains_key(&id) {
+                self.nodes.remove(&id);
             }
         }
-        self.nodes.retain(|id, _| kept.contains(id));
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -494,6 +564,16 @@ enum Change {
     Rename { from: OsString, to: OsString, id: u64 },
 }
 
+impl Change {
+    /// What it gives a name to.
+    fn id(&self) -> Option<u64> {
+        match self {
+            Change::Link { id, .. } | Change::Rename { id, .. } => Some(*id),
+            Change::Unlink { .. } => None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct MemDir {
     live: BTreeMap<OsString, u64>,
@@ -502,6 +582,12 @@ struct MemDir {
 }
 
 impl MemDir {
+    /// Whether it names this, now or perhaps after a crash.
+    fn names(&self, id: u64) -> bool {
+        let given = self.pending.iter().filter_map(Change::id);
+        self.live.values().chain(self.durable.values()).copied().chain(given).any(|n| n == id)
+    }
+
     fn crash(&self, fate: &mut Fate) -> MemDir {
         let mut live = self.durable.clone();
         for change in &self.pending {
