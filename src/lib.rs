@@ -61,6 +61,9 @@
 pub mod inspect;
 pub mod machine;
 pub mod membership;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod sim;
 #[doc(hidden)]
 pub mod testing;
 
