@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::explore::{Failure, Lived, Plan, Seen, Tally, Way, explore, replay};
 use crate::log::LogLife;
+use crate::member::{FollowerLife, LoneLife};
 
 /// One program's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +31,18 @@ pub enum Kind {
     Short,
     /// A log, for long.
     Log,
+    /// A member that is a cluster of its own.
+    Lone,
+    /// A member that follows a leader.
+    Follower,
 }
 
-const NAMES: [(&str, Kind); 2] = [("short", Kind::Short), ("log", Kind::Log)];
+const NAMES: [(&str, Kind); 4] = [
+    ("short", Kind::Short),
+    ("log", Kind::Log),
+    ("lone", Kind::Lone),
+    ("follower", Kind::Follower),
+];
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,6 +95,14 @@ const LONG: [Plan; 4] = [
     Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0 },
 ];
 
+/// The same of a member, whose start takes longer.
+const MEMBER: [Plan; 4] = [
+    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 32, draws: 16, garbage: 1 },
+    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, garbage: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0 },
+];
+
 impl Trace {
     /// The trace whose turn it is.
     fn scheduled(turn: u64, seed: u64) -> Trace {
@@ -94,13 +112,18 @@ impl Trace {
             let nth = (short * 1_009 + seed) % LogLife::n_short();
             return Trace { kind: Kind::Short, nth };
         }
-        Trace { kind: Kind::Log, nth: seed.wrapping_add(turn) }
+        let kind = [Kind::Log, Kind::Lone, Kind::Follower, Kind::Log][(turn % 4) as usize];
+        Trace { kind, nth: seed.wrapping_add(turn) }
     }
 
     fn explore(self, seen: &Seen, is_over: &dyn Fn() -> bool) -> Tally {
         match self.kind {
             Kind::Short => explore(&LogLife::short(self.nth), &SHORT, self.nth, seen, is_over),
             Kind::Log => explore(&LogLife::long(self.nth), &LONG, self.nth, seen, is_over),
+            Kind::Lone => explore(&LoneLife::new(self.nth), &MEMBER, self.nth, seen, is_over),
+            Kind::Follower => {
+                explore(&FollowerLife::new(self.nth), &MEMBER, self.nth, seen, is_over)
+            }
         }
     }
 
@@ -109,6 +132,8 @@ impl Trace {
         match self.kind {
             Kind::Short => LogLife::short(self.nth).describe(),
             Kind::Log => LogLife::long(self.nth).describe(),
+            Kind::Lone => LoneLife::new(self.nth).describe(),
+            Kind::Follower => FollowerLife::new(self.nth).describe(),
         }
     }
 }
@@ -123,6 +148,8 @@ pub fn again(state: &State) -> Result<(Lived, String), Failure> {
     match trace.kind {
         Kind::Short => replay(&LogLife::short(trace.nth), &SHORT, way),
         Kind::Log => replay(&LogLife::long(trace.nth), &LONG, way),
+        Kind::Lone => replay(&LoneLife::new(trace.nth), &MEMBER, way),
+        Kind::Follower => replay(&FollowerLife::new(trace.nth), &MEMBER, way),
     }
 }
 
@@ -208,6 +235,6 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| format!("{text:?} is none of short, log"))
+        found.map(|(_, kind)| *kind).ok_or_else(|| format!("{text:?} is none of short, log, lone and follower"))
     }
 }

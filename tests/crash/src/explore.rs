@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::choice::{Built, Choice, Frontier};
-use crate::disk::{Disk, Image};
+use crate::disk::{Disk, Image, Op};
 use crate::journal::JournalFs;
 
 /// A program that uses a disk, and what an observer may expect of it.
@@ -45,6 +45,8 @@ pub struct Start<'a, K> {
     pub garbage: &'a [String],
     /// How many steps to go on for.
     pub steps: usize,
+    /// How many crashes came before.
+    pub nth: usize,
     marks: &'a mut Vec<(usize, K)>,
 }
 
@@ -208,7 +210,7 @@ pub fn replay<L: Life>(life: &L, plans: &[Plan], way: &Way) -> Result<(Lived, St
     let mut built = Built { image: Image::empty(), garbage: Vec::new() };
     let mut known = life.unborn();
     for (depth, crash) in way.0.iter().map(Some).chain([None]).enumerate() {
-        let (ops, marks, result) = run(life, &built, known.clone(), plans[depth].steps);
+        let (ops, marks, result) = run(life, &built, known.clone(), plans[depth].steps, depth);
         let failure = |what: String| Failure {
             way: way.clone(),
             what,
@@ -248,15 +250,17 @@ impl<L: Life> Explorer<'_, L> {
     fn visit(&mut self, built: &Built, known: L::Known) {
         let depth = self.way.0.len();
         let plan = self.plans[depth];
-        let (ops, marks, result) = run(self.life, built, known.clone(), plan.steps);
+        let (ops, marks, result) = run(self.life, built, known.clone(), plan.steps, depth);
         self.tally.opened += 1;
         self.tally.again += u64::from(depth > 1);
         match result {
-            Ok(Lived::Refused) if ops.is_empty() => {
+            Ok(Lived::Refused) => {
                 self.tally.refused += 1;
+                if ops.iter().any(|op| !matches!(op, Op::Sync { .. } | Op::SyncDir { .. })) {
+                    self.fail(built, "what was refused was changed".into());
+                }
                 return;
             }
-            Ok(Lived::Refused) => self.fail(built, "what was refused was changed".into()),
             Ok(Lived::On) => {}
             Err(what) => self.fail(built, what),
         }
@@ -320,10 +324,11 @@ fn run<L: Life>(
     built: &Built,
     known: L::Known,
     steps: usize,
-) -> (Vec<crate::disk::Op>, Marks<L::Known>, Result<Lived, String>) {
+    nth: usize,
+) -> (Vec<Op>, Marks<L::Known>, Result<Lived, String>) {
     let fs = JournalFs::new(&built.image);
     let mut marks = Vec::new();
-    let start = Start { fs: &fs, known, garbage: &built.garbage, steps, marks: &mut marks };
+    let start = Start { fs: &fs, known, garbage: &built.garbage, steps, nth, marks: &mut marks };
     let result = catch_unwind(AssertUnwindSafe(|| life.live(start)));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -15,3 +15,4 @@ pub mod disk;
 pub mod explore;
 pub mod journal;
 pub mod log;
+pub mod member;
