@@ -81,26 +81,26 @@ impl FromStr for State {
 
 /// Everything that few steps can be: all boundaries, all combinations.
 const SHORT: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 4096, draws: 96, garbage: 2 },
-    Plan { steps: 1, boundaries: usize::MAX, exact: 8, draws: 2, garbage: 0 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0 },
+    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 4096, draws: 96, garbage: 2, damage: 2 },
+    Plan { steps: 1, boundaries: usize::MAX, exact: 8, draws: 2, garbage: 0, damage: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
 ];
 
 /// All boundaries, and some of what each could leave.
 const LONG: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 64, draws: 24, garbage: 2 },
-    Plan { steps: 2, boundaries: 6, exact: 4, draws: 2, garbage: 1 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0 },
+    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 64, draws: 24, garbage: 2, damage: 2 },
+    Plan { steps: 2, boundaries: 6, exact: 4, draws: 2, garbage: 1, damage: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
 ];
 
 /// The same of a member, whose start takes longer.
 const MEMBER: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 32, draws: 16, garbage: 1 },
-    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, garbage: 0 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0 },
+    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 32, draws: 16, garbage: 1, damage: 0 },
+    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, garbage: 0, damage: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
 ];
 
 impl Trace {
@@ -203,6 +203,9 @@ impl Campaign {
                     report.tally.opened += tally.opened;
                     report.tally.refused += tally.refused;
                     report.tally.again += tally.again;
+                    for (what, n) in tally.sights {
+                        *report.tally.sights.entry(what).or_default() += n;
+                    }
                     for failure in tally.failures {
                         let way = failure.way.clone();
                         report.failed.push(State { trace, way });

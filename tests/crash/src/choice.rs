@@ -23,6 +23,8 @@ pub enum Choice {
     Drawn(u64),
     /// As `Drawn`, and some of the sectors that no sync covers hold what nobody wrote.
     Garbage(u64),
+    /// As `Drawn`, and a sector that a sync covers has lost what it held, or a bit of it.
+    Damage(u64),
 }
 
 impl fmt::Display for Choice {
@@ -31,6 +33,7 @@ impl fmt::Display for Choice {
             Choice::Exact { names, nth } => write!(f, "n{names}.{nth}"),
             Choice::Drawn(seed) => write!(f, "s{seed}"),
             Choice::Garbage(seed) => write!(f, "g{seed}"),
+            Choice::Damage(seed) => write!(f, "d{seed}"),
         }
     }
 }
@@ -43,11 +46,12 @@ impl FromStr for Choice {
         match text.split_at_checked(1) {
             Some(("s", seed)) => Ok(Choice::Drawn(number(seed)?)),
             Some(("g", seed)) => Ok(Choice::Garbage(number(seed)?)),
+            Some(("d", seed)) => Ok(Choice::Damage(number(seed)?)),
             Some(("n", both)) => {
                 let (names, nth) = both.split_once('.').ok_or("n<names>.<nth> is expected")?;
                 Ok(Choice::Exact { names: number(names)?, nth: number(nth)? })
             }
-            _ => Err(format!("{text:?} begins with neither n, s nor g")),
+            _ => Err(format!("{text:?} begins with none of n, s, g and d")),
         }
     }
 }
@@ -58,6 +62,15 @@ pub struct Built {
     pub image: Image,
     /// The files that hold what nobody wrote.
     pub garbage: Vec<String>,
+    /// The file that has lost what a sync had covered.
+    pub damaged: Option<String>,
+}
+
+impl Built {
+    /// An image that an honest disk can leave.
+    pub fn sound(image: Image) -> Self {
+        Self { image, garbage: Vec::new(), damaged: None }
+    }
 }
 
 /// A place of which a crash can leave several versions; the first is the durable one.
@@ -116,7 +129,7 @@ impl<'a> Frontier<'a> {
             let slots = self.slots(&files);
             for nth in 0..slots.iter().map(Slot::n).product() {
                 let image = self.image(&dirs, &files, &slots, digits(&slots, nth));
-                meet(Choice::Exact { names, nth }, Built { image, garbage: Vec::new() });
+                meet(Choice::Exact { names, nth }, Built::sound(image));
             }
         }
     }
@@ -128,13 +141,18 @@ impl<'a> Frontier<'a> {
                 let (dirs, files) = self.reach(|nth| names >> nth & 1 == 1);
                 let slots = self.slots(&files);
                 let image = self.image(&dirs, &files, &slots, digits(&slots, nth));
-                Some(Built { image, garbage: Vec::new() })
+                Some(Built::sound(image))
             }
             Choice::Drawn(seed) => Some(self.draw(&mut Rng::new(seed)).0),
             Choice::Garbage(seed) => {
                 let mut rng = Rng::new(seed);
                 let (mut built, slots) = self.draw(&mut rng);
                 self.spoil(&mut built, &slots, &mut rng).then_some(built)
+            }
+            Choice::Damage(seed) => {
+                let mut rng = Rng::new(seed);
+                let (mut built, _) = self.draw(&mut rng);
+                self.damage(&mut built, &mut rng).then_some(built)
             }
         }
     }
@@ -167,7 +185,7 @@ impl<'a> Frontier<'a> {
         });
         let picked: Vec<u64> = picked.collect();
         let image = self.image(&dirs, &files, &slots, picked.into_iter());
-        (Built { image, garbage: Vec::new() }, slots)
+        (Built::sound(image), slots)
     }
 
     /// Puts into one or two sectors that no sync covers what nobody wrote.
@@ -205,6 +223,39 @@ impl<'a> Frontier<'a> {
                 built.garbage.extend(paths(&built.image, id));
             }
         }
+        true
+    }
+
+    /// Takes from a segment a sector, or a bit of it, that the disk had promised to keep.
+    fn damage(&self, built: &mut Built, rng: &mut Rng) -> bool {
+        let sectors: Vec<(u64, usize)> = built
+            .image
+            .files
+            .keys()
+            .flat_map(|id| {
+                let file = &self.disk.files[id];
+                let is_held = move |at: &usize| {
+                    file.durable.get(*at).is_some() && !file.sectors.contains_key(at)
+                };
+                (0..file.durable.sectors.len()).filter(is_held).map(|at| (*id, at))
+            })
+            .collect();
+        if sectors.is_empty() {
+            return false;
+        }
+        let (id, at) = sectors[rng.below(sectors.len() as u64) as usize];
+        let name = paths(&built.image, id).pop().filter(|name| name.ends_with(".wal"));
+        let (Some(contents), Some(name)) = (built.image.files.get_mut(&id), name) else {
+            return false;
+        };
+        let mut bytes = contents.get(at).map_or([0; SECTOR], |filled| filled.bytes);
+        if rng.below(2) == 0 {
+            bytes = [0; SECTOR];
+        } else {
+            bytes[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8);
+        }
+        Arc::make_mut(contents).set(at, sector(bytes));
+        built.damaged = Some(name);
         true
     }
 

@@ -7,7 +7,7 @@
 //!   crash: what is looked at again is an image with other knowledge, what is counted is an image.
 //! - E3 The life after a crash is recorded too, its repairs included, and power fails in it again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,14 +43,25 @@ pub struct Start<'a, K> {
     pub known: K,
     /// The files in which the disk put what nobody wrote.
     pub garbage: &'a [String],
+    /// The file of which the disk has lost what a sync had covered.
+    pub damaged: Option<&'a str>,
     /// How many steps to go on for.
     pub steps: usize,
     /// How many crashes came before.
     pub nth: usize,
     marks: &'a mut Vec<(usize, K)>,
+    saw: &'a mut Sights,
 }
 
+/// What was met, and how often: a campaign that never met it has shown nothing of it.
+pub type Sights = BTreeMap<&'static str, u64>;
+
 impl<K: Clone> Start<'_, K> {
+    /// Says that something worth meeting was met.
+    pub fn saw(&mut self, what: &'static str) {
+        *self.saw.entry(what).or_default() += 1;
+    }
+
     /// From here on more is known.
     pub fn mark(&mut self, known: K) {
         self.marks.push((self.fs.n_ops(), known.clone()));
@@ -80,6 +91,8 @@ pub struct Plan {
     pub draws: u64,
     /// How many hold garbage.
     pub garbage: u64,
+    /// How many have lost what a sync had covered.
+    pub damage: u64,
 }
 
 /// The images that were met, by their hashes.
@@ -145,7 +158,7 @@ impl FromStr for Way {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let crash = |text: &str| {
-            let at = text.find(['n', 's', 'g']).ok_or(format!("{text:?} is no crash"))?;
+            let at = text.find(['n', 's', 'g', 'd']).ok_or(format!("{text:?} is no crash"))?;
             let boundary = text[..at].parse().map_err(|_| format!("{text:?} has no boundary"))?;
             Ok::<_, String>((boundary, text[at..].parse()?))
         };
@@ -173,6 +186,8 @@ pub struct Tally {
     pub refused: u64,
     /// States after two crashes or more.
     pub again: u64,
+    /// What was met.
+    pub sights: Sights,
     /// What went wrong.
     pub failures: Vec<Failure>,
 }
@@ -196,7 +211,7 @@ pub fn explore<L: Life>(
         way: Way::default(),
         tally: Tally::default(),
     };
-    let nothing = Built { image: Image::empty(), garbage: Vec::new() };
+    let nothing = Built::sound(Image::empty());
     explorer.visit(&nothing, life.unborn());
     explorer.tally
 }
@@ -207,10 +222,12 @@ pub fn explore<L: Life>(
 ///
 /// What was wrong with it, or the way leads nowhere.
 pub fn replay<L: Life>(life: &L, plans: &[Plan], way: &Way) -> Result<(Lived, String), Failure> {
-    let mut built = Built { image: Image::empty(), garbage: Vec::new() };
+    let mut built = Built::sound(Image::empty());
     let mut known = life.unborn();
     for (depth, crash) in way.0.iter().map(Some).chain([None]).enumerate() {
-        let (ops, marks, result) = run(life, &built, known.clone(), plans[depth].steps, depth);
+        let saw = &mut Sights::new();
+        let steps = plans[depth].steps;
+        let (ops, marks, result) = run(life, &built, known.clone(), steps, depth, saw);
         let failure = |what: String| Failure {
             way: way.clone(),
             what,
@@ -250,19 +267,25 @@ impl<L: Life> Explorer<'_, L> {
     fn visit(&mut self, built: &Built, known: L::Known) {
         let depth = self.way.0.len();
         let plan = self.plans[depth];
-        let (ops, marks, result) = run(self.life, built, known.clone(), plan.steps, depth);
+        let saw = &mut self.tally.sights;
+        look(&built.image, saw);
+        let (ops, marks, result) = run(self.life, built, known.clone(), plan.steps, depth, saw);
         self.tally.opened += 1;
         self.tally.again += u64::from(depth > 1);
         match result {
             Ok(Lived::Refused) => {
                 self.tally.refused += 1;
+                let what = if built.damaged.is_some() { "damage refused" } else { "garbage refused" };
+                *self.tally.sights.entry(what).or_default() += 1;
                 if ops.iter().any(|op| !matches!(op, Op::Sync { .. } | Op::SyncDir { .. })) {
                     self.fail(built, "what was refused was changed".into());
                 }
                 return;
             }
+            // What is left of a damaged log is no ground to judge others on.
+            Ok(Lived::On) if built.damaged.is_some() => return,
             Ok(Lived::On) => {}
-            Err(what) => self.fail(built, what),
+            Err(what) => return self.fail(built, what),
         }
         if depth + 1 == self.plans.len() {
             return;
@@ -287,7 +310,8 @@ impl<L: Life> Explorer<'_, L> {
             let seed = |nth: u64| self.seed.rotate_left(20) ^ (boundary as u64) << 8 ^ nth;
             let drawn = (0..n_draws).map(|nth| Choice::Drawn(seed(nth)));
             let garbage = (0..plan.garbage).map(|nth| Choice::Garbage(seed(nth)));
-            for choice in drawn.chain(garbage).collect::<Vec<_>>() {
+            let damage = (0..plan.damage).map(|nth| Choice::Damage(seed(nth)));
+            for choice in drawn.chain(garbage).chain(damage).collect::<Vec<_>>() {
                 if let Some(built) = frontier.build(choice) {
                     self.meet(boundary, choice, &built, &known);
                 }
@@ -301,7 +325,7 @@ impl<L: Life> Explorer<'_, L> {
         }
         let hash = built.image.hash();
         let mut knowledge = DefaultHasher::new();
-        (known, &built.garbage).hash(&mut knowledge);
+        (known, &built.garbage, &built.damaged).hash(&mut knowledge);
         if !self.checked.insert(hash ^ u128::from(knowledge.finish()) << 32) {
             return;
         }
@@ -317,6 +341,24 @@ impl<L: Life> Explorer<'_, L> {
     }
 }
 
+/// What a crash is to leave now and then, by how it is named.
+const REMAINS: [(&str, &str); 6] = [
+    (".wal.tmp", "unfinished segment"),
+    (".wal.released", "unfinished deletion"),
+    (".tmp", "unfinished file"),
+    (".snap", "snapshot"),
+    ("pins", "pins"),
+    ("removed", "tombstone"),
+];
+
+fn look(image: &Image, saw: &mut Sights) {
+    for name in image.dirs.values().flat_map(|names| names.keys()) {
+        if let Some((_, what)) = REMAINS.iter().find(|(end, _)| name.ends_with(end)) {
+            *saw.entry(what).or_default() += 1;
+        }
+    }
+}
+
 type Marks<K> = Vec<(usize, K)>;
 
 fn run<L: Life>(
@@ -325,10 +367,13 @@ fn run<L: Life>(
     known: L::Known,
     steps: usize,
     nth: usize,
+    saw: &mut Sights,
 ) -> (Vec<Op>, Marks<L::Known>, Result<Lived, String>) {
     let fs = JournalFs::new(&built.image);
     let mut marks = Vec::new();
-    let start = Start { fs: &fs, known, garbage: &built.garbage, steps, nth, marks: &mut marks };
+    let damaged = built.damaged.as_deref();
+    let garbage = &built.garbage;
+    let start = Start { fs: &fs, known, garbage, damaged, steps, nth, marks: &mut marks, saw };
     let result = catch_unwind(AssertUnwindSafe(|| life.live(start)));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -45,13 +45,14 @@ fn main() -> ExitCode {
     let Report { distinct, traces, tally, failed } = report;
     let seconds = started.elapsed().as_secs_f64();
     say(&format!(
-        "{traces} traces, {} openings ({} after two crashes or more), {} refused for garbage, \
-         {seconds:.1} s, {:.0} distinct states per second",
+        "{traces} traces, {} openings ({} after two crashes or more), {seconds:.1} s, {:.0} distinct \
+         states per second",
         tally.opened,
         tally.again,
-        tally.refused,
         distinct as f64 / seconds
     ));
+    let sights = tally.sights.iter().map(|(what, n)| format!("{what} {n}"));
+    say(&format!("met: {}", sights.collect::<Vec<_>>().join(", ")));
     for (state, failure) in failed.iter().zip(&tally.failures) {
         say(&format!("\nFAILED: {}\n{}", failure.what, failure.image));
         say(&format!("again: make crash REPLAY='{state}'"));

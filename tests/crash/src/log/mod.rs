@@ -3,8 +3,10 @@
 //! A log must hold what the acknowledged steps left in it, or that and the one step that was under
 //! way, whole: nothing less, and nothing that was never saved. It is read entry by entry.
 //!
-//! It may be refused in one case only: the disk has put something that nobody wrote into a segment,
-//! behind what is synced, which disks are not supposed to do.
+//! It may be refused in two cases only. The disk has put something that nobody wrote into a segment,
+//! behind what is synced; or it has lost a sector, or a bit of one, that a sync had covered. Disks
+//! are not supposed to do either. In the second case the log may also have lost its newest batch,
+//! which looks torn, and nothing else.
 
 mod model;
 mod script;
@@ -96,17 +98,43 @@ impl Life for LogLife {
             return Err("an acknowledged log is gone".into());
         }
         let opened = if is_there {
-            Wal::open(fs, dir, self.options, &|| false).map(|(wal, _)| wal)
+            Wal::open(fs, dir, self.options, &|| false).map(|(wal, opened)| {
+                opened.torn.iter().for_each(|_| start.saw("torn batch"));
+                opened.sealed.iter().for_each(|_| start.saw("missing seal"));
+                wal
+            })
         } else {
             Wal::create(fs, dir, self.options, &mut Model::genesis().first_batch())
         };
         let mut wal = match opened {
             Ok(wal) => wal,
             Err(Error::Corrupt { .. }) if may_refuse(start.garbage) => return Ok(Lived::Refused),
+            // Any sector that is missed may be that of a name's or a deletion's proof.
+            Err(Error::Corrupt { .. } | Error::Foreign { .. } | Error::Missing { .. })
+                if start.damaged.is_some() =>
+            {
+                return Ok(Lived::Refused);
+            }
             Err(error) => return Err(format!("with {:?} steps acknowledged: {error}", start.known)),
         };
         let least = start.known.unwrap_or(0);
         let most = (least + 1).min(self.steps.len());
+        if start.damaged.is_some() {
+            // A newest batch that has lost a sector is not told from a torn one; no other can go.
+            let saves = |at: &usize| matches!(self.steps[*at], Step::Save { .. });
+            let least = (0..least).rev().find(saves).unwrap_or(0);
+            let released = self.models[most].released;
+            let is_there = (least..=most).any(|at| {
+                // What it allowed to be released is gone also when it is lost itself.
+                let model = Model { released, ..self.models[at].clone() };
+                model.differs(&wal).is_none()
+            });
+            return if is_there {
+                Ok(Lived::On)
+            } else {
+                Err(format!("damage has cut off more than the last batch: {wal:?}"))
+            };
+        }
         // A step that was under way counts from its beginning, which is after its predecessors.
         let found = (least..=most).rev().find(|at| self.models[*at].differs(&wal).is_none());
         let Some(mut at) = found else {
