@@ -10,7 +10,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers crash
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -132,3 +132,10 @@ slow:
 peers: ROUNDS = 10000
 peers:
 	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture
+
+# STATES distinct states in which a crash can leave a disk, each opened again; SEED draws other traces.
+# REPLAY builds one of them again, as a failure names it.
+crash: STATES = 1000000
+crash:
+	cargo run --release --quiet -p crash -- --states $(STATES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(REPLAY),--replay '$(REPLAY)')

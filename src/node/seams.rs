@@ -80,6 +80,8 @@ pub struct Stepped {
     state: BTreeMap<u64, Bytes>,
     last_index: u64,
     incarnation: u128,
+    marked: u64,
+    began: u64,
     now: Instant,
     _lock: wal::fs::Lock,
 }
@@ -137,6 +139,8 @@ impl Stepped {
         let found = directory.open(&config, register, &AtomicBool::new(false), &logger())?;
         let (node, incarnation, cluster) =
             (found.identity.node, found.identity.incarnation, found.identity.cluster);
+        let marked = found.storage.wal().marker().map_or(0, |marker| marker.index);
+        let began = found.header.index;
         let pins = directory::pins(&config);
         let gate = Gate::open(Arc::clone(&fs), &pins, node, incarnation, cluster)?;
         let applied = Arc::new(AppliedCell::default());
@@ -164,7 +168,8 @@ impl Stepped {
             seed: settings.seed,
         };
         let core = Core::new(&config, parts, &logger())?;
-        let limits = Limits { max_pending: 1000, max_pending_bytes: 1 << 30, max_entry_bytes: 1 << 20 };
+        let limits =
+            Limits { max_pending: 1000, max_pending_bytes: 1 << 30, max_entry_bytes: 1 << 20 };
         let (requests_tx, requests) = channel::requests();
         Ok(Self {
             fs,
@@ -179,6 +184,8 @@ impl Stepped {
             state: BTreeMap::new(),
             last_index: 0,
             incarnation,
+            marked,
+            began,
             now: Instant::now(),
             _lock: found.lock,
         })
@@ -198,11 +205,7 @@ impl Stepped {
     /// # Errors
     ///
     /// What ends the node.
-    pub fn write(
-        &mut self,
-        commands: &[Bytes],
-        told: &mut dyn FnMut(Told),
-    ) -> Result<(), Error> {
+    pub fn write(&mut self, commands: &[Bytes], told: &mut dyn FnMut(Told)) -> Result<(), Error> {
         let deadline = self.now + Duration::from_secs(5);
         for data in commands {
             // Who waits for it is answered by what is applied, which is what `told` hears of.
@@ -385,6 +388,27 @@ impl Stepped {
         self.incarnation
     }
 
+    /// Why it began with another snapshot than the newest that its log vouches for, or left files
+    /// of others in place (N5): damage explains that, a crash does not.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn wrong_beginning(&self) -> std::io::Result<Option<String>> {
+        if self.began != self.marked {
+            let Self { began, marked, .. } = self;
+            return Ok(Some(format!("N5: it began with snapshot {began}, the log says {marked}")));
+        }
+        let newest = self.cursors().snapshot_index;
+        let names = self.fs.list(&directory::snap_dir(&self.config))?;
+        let orphan = names.iter().map(|name| name.to_string_lossy()).find(|name| {
+            let index = name.strip_suffix(".snap").and_then(|stem| stem.split_once('-'));
+            let index = index.and_then(|(_, index)| u64::from_str_radix(index, 16).ok());
+            index.is_none_or(|index| index > newest)
+        });
+        Ok(orphan.map(|name| format!("N5: {name} is there, and the newest snapshot is {newest}")))
+    }
+
     fn step(
         &mut self,
         told: &mut dyn FnMut(Told),
@@ -464,7 +488,8 @@ pub fn snapshot_file(at: (u64, u64), state: &BTreeMap<u64, Bytes>) -> Result<Vec
     let fs: Arc<dyn Fs> = Arc::new(MemFs::volatile());
     let path = PathBuf::from("/sent");
     let broken = |failure: snapshot::Failure| Error::Disk(failure.to_string());
-    let written = snapshot::write(&fs, &path, &header(at), |file| file.write_all(&encode_state(state)));
+    let written =
+        snapshot::write(&fs, &path, &header(at), |file| file.write_all(&encode_state(state)));
     let bytes = written.map_err(broken)?.bytes;
     wal::fs::read_file(&*fs, &path, bytes).map_err(|error| Error::Disk(error.to_string()))
 }
@@ -487,7 +512,8 @@ fn read_state(mut state: Box<dyn std::io::Read + Send>) -> std::io::Result<BTree
         let (words, _) = head.as_chunks::<8>();
         let [index, length] = [0, 1].map(|nth| u64::from_le_bytes(words[nth]));
         let length = usize::try_from(length).map_err(std::io::Error::other)?;
-        let (data, tail) = tail.split_at_checked(length).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let (data, tail) =
+            tail.split_at_checked(length).ok_or(std::io::ErrorKind::UnexpectedEof)?;
         found.insert(index, Bytes::copy_from_slice(data));
         rest = tail;
     }

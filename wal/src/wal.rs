@@ -188,6 +188,13 @@ impl Wal {
         let Found { names, unfinished, doomed, released } = found;
         let mut log = replay(&*fs, dir, &names, &options, stop)?;
 
+        // Whoever wrote this may have died before a sync that belongs to it, and everything from
+        // here on relies on what was read: names, the seal before the newest segment, its end.
+        fs.sync_dir(dir).context("sync", dir)?;
+        if let [.., segment, _] = &log.segments[..] {
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
+
         // Only now is anything changed: a log that is refused stays as it was found.
         let mut opened = Opened { torn: log.torn.take(), sealed: None, leftovers: unfinished };
         for path in &opened.leftovers {
@@ -212,7 +219,6 @@ impl Wal {
             tail.bytes = options.segment_bytes;
         }
         tail.file.sync_data().context("sync", &tail.path)?;
-        fs.sync_dir(dir).context("sync", dir)?;
         let filled = log.end.offset;
         Ok((Self::new(fs, dir, options, log, filled), opened))
     }

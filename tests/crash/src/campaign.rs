@@ -81,26 +81,50 @@ impl FromStr for State {
 
 /// Everything that few steps can be: all boundaries, all combinations.
 const SHORT: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 4096, draws: 96, garbage: 2, damage: 2 },
-    Plan { steps: 1, boundaries: usize::MAX, exact: 8, draws: 2, garbage: 0, damage: 0 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
+    Plan {
+        steps: usize::MAX,
+        boundaries: usize::MAX,
+        exact: 4096,
+        draws: 96,
+        garbage: 2,
+        damage: 2,
+        kills: 1,
+    },
+    Plan { steps: 1, boundaries: usize::MAX, exact: 8, draws: 2, garbage: 0, damage: 0, kills: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0, kills: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0, kills: 0 },
 ];
 
 /// All boundaries, and some of what each could leave.
 const LONG: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 64, draws: 24, garbage: 2, damage: 2 },
-    Plan { steps: 2, boundaries: 6, exact: 4, draws: 2, garbage: 1, damage: 0 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
+    Plan {
+        steps: usize::MAX,
+        boundaries: usize::MAX,
+        exact: 64,
+        draws: 24,
+        garbage: 2,
+        damage: 2,
+        kills: 1,
+    },
+    Plan { steps: 2, boundaries: 6, exact: 4, draws: 2, garbage: 1, damage: 0, kills: 2 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0, kills: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0, kills: 0 },
 ];
 
 /// The same of a member, whose start takes longer.
 const MEMBER: [Plan; 4] = [
-    Plan { steps: usize::MAX, boundaries: usize::MAX, exact: 32, draws: 16, garbage: 1, damage: 0 },
-    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, garbage: 0, damage: 0 },
-    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0 },
-    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0 },
+    Plan {
+        steps: usize::MAX,
+        boundaries: usize::MAX,
+        exact: 32,
+        draws: 16,
+        garbage: 1,
+        damage: 0,
+        kills: 2,
+    },
+    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, garbage: 0, damage: 0, kills: 0 },
+    Plan { steps: 1, boundaries: 1, exact: 0, draws: 1, garbage: 0, damage: 0, kills: 0 },
+    Plan { steps: 0, boundaries: 0, exact: 0, draws: 0, garbage: 0, damage: 0, kills: 0 },
 ];
 
 impl Trace {
@@ -238,6 +262,8 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| format!("{text:?} is none of short, log, lone and follower"))
+        found
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| format!("{text:?} is none of short, log, lone and follower"))
     }
 }

@@ -23,6 +23,9 @@ pub enum Choice {
     Drawn(u64),
     /// As `Drawn`, and some of the sectors that no sync covers hold what nobody wrote.
     Garbage(u64),
+    /// Everything, as it is: only the process has died. What no sync covers is still pending, and
+    /// can be lost by the next crash.
+    Killed,
     /// As `Drawn`, and a sector that a sync covers has lost what it held, or a bit of it.
     Damage(u64),
 }
@@ -34,6 +37,7 @@ impl fmt::Display for Choice {
             Choice::Drawn(seed) => write!(f, "s{seed}"),
             Choice::Garbage(seed) => write!(f, "g{seed}"),
             Choice::Damage(seed) => write!(f, "d{seed}"),
+            Choice::Killed => f.write_str("k"),
         }
     }
 }
@@ -46,12 +50,13 @@ impl FromStr for Choice {
         match text.split_at_checked(1) {
             Some(("s", seed)) => Ok(Choice::Drawn(number(seed)?)),
             Some(("g", seed)) => Ok(Choice::Garbage(number(seed)?)),
+            Some(("k", "")) => Ok(Choice::Killed),
             Some(("d", seed)) => Ok(Choice::Damage(number(seed)?)),
             Some(("n", both)) => {
                 let (names, nth) = both.split_once('.').ok_or("n<names>.<nth> is expected")?;
                 Ok(Choice::Exact { names: number(names)?, nth: number(nth)? })
             }
-            _ => Err(format!("{text:?} begins with none of n, s, g and d")),
+            _ => Err(format!("{text:?} begins with none of n, s, g, d and k")),
         }
     }
 }
@@ -64,12 +69,19 @@ pub struct Built {
     pub garbage: Vec<String>,
     /// The file that has lost what a sync had covered.
     pub damaged: Option<String>,
+    /// What is pending on the disk, if the machine has not lost power.
+    pub disk: Option<Disk>,
 }
 
 impl Built {
+    /// The disk that the next life runs on.
+    pub fn disk(&self) -> Disk {
+        self.disk.clone().unwrap_or_else(|| Disk::new(&self.image))
+    }
+
     /// An image that an honest disk can leave.
     pub fn sound(image: Image) -> Self {
-        Self { image, garbage: Vec::new(), damaged: None }
+        Self { image, garbage: Vec::new(), damaged: None, disk: None }
     }
 }
 
@@ -113,7 +125,8 @@ impl<'a> Frontier<'a> {
         let mut count = 0_u64;
         for names in 0..1 << self.changes.len() {
             let (_, files) = self.reach(|nth| names >> nth & 1 == 1);
-            let images = self.slots(&files).iter().try_fold(1_u64, |n, slot| n.checked_mul(slot.n()));
+            let images =
+                self.slots(&files).iter().try_fold(1_u64, |n, slot| n.checked_mul(slot.n()));
             count = count.checked_add(images?)?;
             if count > most {
                 return None;
@@ -148,6 +161,13 @@ impl<'a> Frontier<'a> {
                 let mut rng = Rng::new(seed);
                 let (mut built, slots) = self.draw(&mut rng);
                 self.spoil(&mut built, &slots, &mut rng).then_some(built)
+            }
+            Choice::Killed => {
+                let (dirs, files) = self.reach(|_| true);
+                let slots = self.slots(&files);
+                let image =
+                    self.image(&dirs, &files, &slots, slots.iter().map(|slot| slot.n() - 1));
+                Some(Built { disk: Some(self.disk.clone()), ..Built::sound(image) })
             }
             Choice::Damage(seed) => {
                 let mut rng = Rng::new(seed);

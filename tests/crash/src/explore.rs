@@ -5,18 +5,19 @@
 //!   an operation is what an image holds of it after it, since nothing of it was synced.
 //! - E2 Each image is opened by the production code and judged by what was known before the
 //!   crash: what is looked at again is an image with other knowledge, what is counted is an image.
-//! - E3 The life after a crash is recorded too, its repairs included, and power fails in it again.
+//! - E3 The life after a crash is recorded too, its repairs included, and power fails in it again; so
+//!   is the life after the process alone has died, which finds what no sync has covered.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::choice::{Built, Choice, Frontier};
-use crate::disk::{Disk, Image, Op};
+use crate::disk::{Image, Op};
 use crate::journal::JournalFs;
 
 /// A program that uses a disk, and what an observer may expect of it.
@@ -93,6 +94,8 @@ pub struct Plan {
     pub garbage: u64,
     /// How many have lost what a sync had covered.
     pub damage: u64,
+    /// Of how many boundaries one is also a place where only the process dies; 0: of none.
+    pub kills: usize,
 }
 
 /// The images that were met, by their hashes.
@@ -158,11 +161,15 @@ impl FromStr for Way {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let crash = |text: &str| {
-            let at = text.find(['n', 's', 'g', 'd']).ok_or(format!("{text:?} is no crash"))?;
+            let at = text.find(['n', 's', 'g', 'd', 'k']).ok_or(format!("{text:?} is no crash"))?;
             let boundary = text[..at].parse().map_err(|_| format!("{text:?} has no boundary"))?;
             Ok::<_, String>((boundary, text[at..].parse()?))
         };
-        text.split('/').filter(|text| !text.is_empty()).map(crash).collect::<Result<_, _>>().map(Way)
+        text.split('/')
+            .filter(|text| !text.is_empty())
+            .map(crash)
+            .collect::<Result<_, _>>()
+            .map(Way)
     }
 }
 
@@ -228,18 +235,15 @@ pub fn replay<L: Life>(life: &L, plans: &[Plan], way: &Way) -> Result<(Lived, St
         let saw = &mut Sights::new();
         let steps = plans[depth].steps;
         let (ops, marks, result) = run(life, &built, known.clone(), steps, depth, saw);
-        let failure = |what: String| Failure {
-            way: way.clone(),
-            what,
-            image: built.image.describe(),
-        };
+        let failure =
+            |what: String| Failure { way: way.clone(), what, image: built.image.describe() };
         let Some((boundary, choice)) = crash else {
             return result.map(|lived| (lived, built.image.describe())).map_err(failure);
         };
         if *boundary > ops.len() {
             return Err(failure(format!("there are only {} boundaries", ops.len())));
         }
-        let mut disk = Disk::new(&built.image);
+        let mut disk = built.disk();
         ops[..*boundary].iter().for_each(|op| disk.apply(op));
         known = known_at(&marks, *boundary, known);
         let next = Frontier::new(&disk).build(*choice);
@@ -275,7 +279,8 @@ impl<L: Life> Explorer<'_, L> {
         match result {
             Ok(Lived::Refused) => {
                 self.tally.refused += 1;
-                let what = if built.damaged.is_some() { "damage refused" } else { "garbage refused" };
+                let what =
+                    if built.damaged.is_some() { "damage refused" } else { "garbage refused" };
                 *self.tally.sights.entry(what).or_default() += 1;
                 if ops.iter().any(|op| !matches!(op, Op::Sync { .. } | Op::SyncDir { .. })) {
                     self.fail(built, "what was refused was changed".into());
@@ -292,7 +297,7 @@ impl<L: Life> Explorer<'_, L> {
         }
         let stride = ops.len().checked_div(plan.boundaries).unwrap_or(usize::MAX).max(1);
         let phase = if stride > 1 { self.seed as usize % stride } else { 0 };
-        let mut disk = Disk::new(&built.image);
+        let mut disk = built.disk();
         for boundary in 0..=ops.len() {
             if let Some(at) = boundary.checked_sub(1) {
                 disk.apply(&ops[at]);
@@ -311,7 +316,10 @@ impl<L: Life> Explorer<'_, L> {
             let drawn = (0..n_draws).map(|nth| Choice::Drawn(seed(nth)));
             let garbage = (0..plan.garbage).map(|nth| Choice::Garbage(seed(nth)));
             let damage = (0..plan.damage).map(|nth| Choice::Damage(seed(nth)));
-            for choice in drawn.chain(garbage).chain(damage).collect::<Vec<_>>() {
+            let is_kill =
+                plan.kills > 0 && (boundary + self.seed as usize).is_multiple_of(plan.kills);
+            let kill = is_kill.then_some(Choice::Killed);
+            for choice in drawn.chain(garbage).chain(damage).chain(kill).collect::<Vec<_>>() {
                 if let Some(built) = frontier.build(choice) {
                     self.meet(boundary, choice, &built, &known);
                 }
@@ -325,7 +333,7 @@ impl<L: Life> Explorer<'_, L> {
         }
         let hash = built.image.hash();
         let mut knowledge = DefaultHasher::new();
-        (known, &built.garbage, &built.damaged).hash(&mut knowledge);
+        (known, &built.garbage, &built.damaged, built.disk.is_some()).hash(&mut knowledge);
         if !self.checked.insert(hash ^ u128::from(knowledge.finish()) << 32) {
             return;
         }
@@ -369,7 +377,7 @@ fn run<L: Life>(
     nth: usize,
     saw: &mut Sights,
 ) -> (Vec<Op>, Marks<L::Known>, Result<Lived, String>) {
-    let fs = JournalFs::new(&built.image);
+    let fs = JournalFs::new(built.disk());
     let mut marks = Vec::new();
     let damaged = built.damaged.as_deref();
     let garbage = &built.garbage;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wal::fs::{Access, File, Fs, Lock, LockError};
 
-use crate::disk::{Disk, Image, Name, Op, ROOT, SECTOR, sector};
+use crate::disk::{Disk, Name, Op, ROOT, SECTOR, sector};
 
 /// The file system; clones share it.
 #[derive(Clone)]
@@ -26,9 +26,8 @@ struct State {
 }
 
 impl JournalFs {
-    /// A file system on what a machine finds.
-    pub fn new(image: &Image) -> Self {
-        let disk = Disk::new(image);
+    /// A file system on a disk.
+    pub fn new(disk: Disk) -> Self {
         let next_id = disk.next_id();
         Self(Arc::new(Mutex::new(State {
             disk,

@@ -66,10 +66,10 @@ pub(super) fn short(nth: u64, at: usize, random: &mut Rng, model: &Model) -> Ste
 pub(super) fn any(random: &mut Rng, model: &Model) -> Step {
     let old = model.hard_state;
     let marked = model.marker.map_or(0, |marker| marker.index);
-    match random.below(24) {
-        0 => return Step::Release(marked - random.below(3).min(marked)),
-        1 => return Step::Forget(marked - random.below(3).min(marked)),
-        2 => return Step::Delete,
+    match random.below(28) {
+        0 | 24 => return Step::Release(marked - random.below(3).min(marked)),
+        1 | 25 => return Step::Forget(marked - random.below(3).min(marked)),
+        2 | 26 | 27 => return Step::Delete,
         3 | 4 => return Step::Prepare,
         5 | 6 => return Step::Supply,
         7 | 8 => return marker(model, old.commit),
@@ -81,7 +81,13 @@ pub(super) fn any(random: &mut Rng, model: &Model) -> Step {
             let hard_state = Some(HardState { term, vote: 0, commit: index });
             return Step::Save { marker, entries: Vec::new(), hard_state };
         }
-        11 => return state(HardState { term: old.term + 1, vote: random.below(4), commit: old.commit }),
+        11 => {
+            return state(HardState {
+                term: old.term + 1,
+                vote: random.below(4),
+                commit: old.commit,
+            });
+        }
         _ => {}
     }
     let term = old.term + u64::from(random.below(5) == 0);

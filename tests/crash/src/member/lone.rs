@@ -129,6 +129,9 @@ impl Life for LoneLife {
             Ok(_) if known.is_buried => return Err("a removed member runs again".into()),
             Ok(member) => member,
         };
+        if let Some(what) = member.wrong_beginning().map_err(|error| error.to_string())? {
+            return Err(what);
+        }
         if known.incarnation.is_some_and(|known| known != member.incarnation()) {
             return Err("it has another identity".into());
         }
@@ -162,10 +165,15 @@ impl Life for LoneLife {
                     };
                     member.write(&commands, &mut told).map_err(|error| error.to_string())?;
                     if known.applied != known.proposed {
-                        return Err(format!("of {} only {} are applied", known.proposed, known.applied));
+                        return Err(format!(
+                            "of {} only {} are applied",
+                            known.proposed, known.applied
+                        ));
                     }
                 }
-                Step::Wish => member.wish_snapshot(&mut |_| {}).map_err(|error| error.to_string())?,
+                Step::Wish => {
+                    member.wish_snapshot(&mut |_| {}).map_err(|error| error.to_string())?
+                }
                 Step::Capture => {
                     member.write_captured(&mut |_| {}).map_err(|error| error.to_string())?;
                 }
@@ -175,7 +183,8 @@ impl Life for LoneLife {
                 Step::Close => {
                     member.close().map_err(|error| error.to_string())?;
                     drop(member);
-                    let settings = Settings { seed: settings.seed ^ (known.at as u64 + 1) << 50, ..settings };
+                    let settings =
+                        Settings { seed: settings.seed ^ (known.at as u64 + 1) << 50, ..settings };
                     member = Stepped::boot(Arc::new(start.fs.clone()), &settings)
                         .map_err(|error| format!("after a clean end: {error}"))?;
                     member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
