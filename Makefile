@@ -10,7 +10,8 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers simulate
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
+	simulate crash
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -142,3 +143,10 @@ simulate:
 	@cargo run --release --quiet -p sim --bin simulate -- --seeds $(SEEDS) --ticks $(TICKS) \
 	--members $(MEMBERS) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
 	$(if $(SEED),--seed $(SEED)) $(SIMULATE_ARGS)
+
+# STATES distinct states in which a crash can leave a disk, each opened again; SEED draws other traces.
+# REPLAY builds one of them again, as a failure names it.
+crash: STATES = 1000000
+crash:
+	cargo run --release --quiet -p crash -- --states $(STATES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(REPLAY),--replay '$(REPLAY)')

@@ -219,8 +219,9 @@ fn create(operation: &'static str, path: &Path, result: std::io::Result<()>) -> 
 fn begin(fs: &dyn Fs, path: &Path) -> Result<wal::fs::Lock, Error> {
     if !exists(fs, path)? {
         create("create", path, fs.create_dir(path))?;
-        create("sync", wal::fs::parent(path), fs.sync_dir(wal::fs::parent(path)))?;
     }
+    // Also where it was there: whoever created it may have died before this.
+    create("sync", wal::fs::parent(path), fs.sync_dir(wal::fs::parent(path)))?;
     lock(fs, path)
 }
 

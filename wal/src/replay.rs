@@ -137,9 +137,8 @@ pub(crate) fn replay_watched(
         let access = if is_final { Access::Read } else { Access::ReadWrite };
         let file = fs.open(&path, access).context("open", &path)?;
         if at + 2 >= names.len() {
-            // What a process that died has written may be in the cache alone, and after a failed
-            // sync may never reach the disk: judge what the disk holds. Of the last but one segment
-            // that is its seal.
+            // What a process that died has written, a seal too, may be in the cache alone, and after
+            // a failed sync may never reach the disk: judge what the disk holds.
             file.forget_cache().context("drop the cache of", &path)?;
         }
         let size = file.size().context("measure", &path)?;

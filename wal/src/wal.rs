@@ -188,11 +188,16 @@ impl Wal {
         let Found { names, unfinished, doomed, released } = found;
         let mut log = replay(&*fs, dir, &names, &options, stop)?;
 
+        // Whoever wrote this may have died before a sync that belongs to it, and what follows builds
+        // on what was read: a seal is proof of the next segment's name, a removal that of the one to
+        // be released, and the batches of the newest segment are proof of the seal before it.
+        fs.sync_dir(dir).context("sync", dir)?;
+        if let [.., segment, _] = &log.segments[..] {
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
+
         // Only now is anything changed: a log that is refused stays as it was found.
         let mut opened = Opened { torn: log.torn.take(), sealed: None, leftovers: unfinished };
-        // A process that died may have given names and not made them durable. What follows builds on
-        // them: a seal is proof of the next segment, and a removal that of the one to be released.
-        fs.sync_dir(dir).context("sync", dir)?;
         for path in &opened.leftovers {
             fs.remove_file(path).context("remove", path)?;
         }
@@ -205,11 +210,6 @@ impl Wal {
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
         }
-        if let [.., segment, _] = &log.segments[..] {
-            // A process that died may have written the seal and not synced it, and batches in the
-            // next segment will be proof of it.
-            segment.file.sync_data().context("sync", &segment.path)?;
-        }
         let tail = log.segments.last_mut().expect("replay returns at least one segment");
         if let Some(Torn { path, offset, bytes }) = &opened.torn {
             // A shorter batch may follow here: what it leaves uncovered must not be read again.
@@ -220,7 +220,6 @@ impl Wal {
             tail.bytes = options.segment_bytes;
         }
         tail.file.sync_data().context("sync", &tail.path)?;
-        fs.sync_dir(dir).context("sync", dir)?;
         let filled = log.end.offset;
         Ok((Self::new(fs, dir, options, log, filled), opened))
     }
