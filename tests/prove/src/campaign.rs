@@ -1,6 +1,8 @@
 //! The campaigns: how each is started, how large it is, and what its closing line must say.
 
 use std::fmt;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::closing::Template;
@@ -125,6 +127,17 @@ impl Campaign {
         Some(Campaign { name, variables, closing: Template(closing), limit, judge, sizes })
     }
 
+    /// What runs it, in the project's directory.
+    pub fn command(&self, root: &Path) -> Command {
+        let mut make = Command::new("make");
+        make.arg("--no-print-directory").arg(self.name).current_dir(root);
+        make.args(self.variables.iter().map(|(name, value)| format!("{name}={value}")));
+        for variable in NOT_THEIRS {
+            make.env_remove(variable);
+        }
+        make
+    }
+
     /// What its closing line comes to, when it ended so (P1).
     ///
     /// # Errors
@@ -137,6 +150,26 @@ impl Campaign {
         if ended_well { Ok(()) } else { Err("it ended with an error".to_owned()) }
     }
 }
+
+/// What our own make was told, it tells its children by these: each campaign is told what it needs
+/// instead. One replayed seed, or one defect, is no campaign. FIRST_SEED is theirs, if it is given.
+const NOT_THEIRS: [&str; 15] = [
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKEOVERRIDES",
+    "MAKELEVEL",
+    "ONLY",
+    "SIZE",
+    "SEED",
+    "SECONDS",
+    "SEEDS",
+    "TICKS",
+    "STATES",
+    "HISTORIES",
+    "MINUTES",
+    "RAFTEXAMPLE_DEFECT",
+    "RAFTEXAMPLE_FAULTS",
+];
 
 /// What may be called a campaign of mutants at all.
 const MIN_MUTANTS: u64 = 30;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -116,13 +116,7 @@ fn run(
     mut progress: Progress,
 ) -> io::Result<Row> {
     say(&format!("prove: {campaign}"));
-    let mut make = Command::new("make");
-    make.arg("--no-print-directory").arg(campaign.name).current_dir(root);
-    make.args(campaign.variables.iter().map(|(name, value)| format!("{name}={value}")));
-    // What our own make was told is not theirs: each is told what it needs.
-    for variable in ["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"] {
-        make.env_remove(variable);
-    }
+    let mut make = campaign.command(root);
     let log = root.join("target/prove").join(format!("{}.log", campaign.name));
     let ended = child::run(&mut make, campaign.limit, &log, &mut |line, elapsed| {
         progress.tell(line, elapsed);

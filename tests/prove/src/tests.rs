@@ -31,6 +31,20 @@ fn commands_name_their_sizes() {
     assert!(Campaign::new("test", Sizes::FULL).is_none());
 }
 
+/// `make prove ONLY=mutants` must not become `make mutants ONLY=mutants`, nor one replayed seed or a
+/// defect a campaign.
+#[test]
+fn campaigns_do_not_hear_what_we_were_told() {
+    let command = campaign("simulate").command(std::path::Path::new("."));
+    let arguments: Vec<_> = command.get_args().collect();
+    assert_eq!(arguments, ["--no-print-directory", "simulate", "SEEDS=10000", "TICKS=10000"]);
+    for variable in ["MAKEFLAGS", "ONLY", "SEED", "SEEDS", "RAFTEXAMPLE_DEFECT"] {
+        let is_removed =
+            |(name, value): (&std::ffi::OsStr, Option<_>)| name == variable && value.is_none();
+        assert!(command.get_envs().any(is_removed), "{variable}");
+    }
+}
+
 /// P1: to the letter, enough, nothing found, and ended with 0.
 #[test]
 fn closing_lines_are_judged() {
