@@ -22,7 +22,7 @@ fn promises(page: &str) -> Vec<(String, Vec<(String, String)>)> {
             continue;
         };
         let cells: Vec<_> = row.trim_end_matches('|').split('|').map(str::trim).collect();
-        let last = *cells.last().unwrap();
+        let last = cells[cells.len() - 1];
         if last == PROMISE {
             is_promise = true;
         } else if is_promise && !last.starts_with("---") {

@@ -144,7 +144,8 @@ impl Campaign {
     ///
     /// What is not as it must be.
     pub fn judge(&self, ended_well: bool, closing_line: Option<&str>) -> Result<(), String> {
-        let line = closing_line.ok_or("it said nothing")?;
+        let end = if ended_well { "it said nothing" } else { "it ended with an error, unsaid" };
+        let line = closing_line.ok_or(end)?;
         let numbers = self.closing.read(line).ok_or("its last line is no closing line")?;
         (self.judge)(&self.sizes, &numbers)?;
         if ended_well { Ok(()) } else { Err("it ended with an error".to_owned()) }

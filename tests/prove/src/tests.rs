@@ -98,6 +98,8 @@ fn closing_lines_are_judged() {
         }
     }
     assert_eq!(campaign("crash").judge(true, None), Err("it said nothing".to_owned()));
+    let unsaid = Err("it ended with an error, unsaid".to_owned());
+    assert_eq!(campaign("crash").judge(false, None), unsaid);
 }
 
 fn shell(script: &str, limit: Duration) -> (Ended, Vec<String>, String) {
