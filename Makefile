@@ -2,6 +2,7 @@
 # linearizability: the history test, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow · vet: figures, each with its limit · peers: noise on the peer port
+# prove: every campaign at its size, written to docs/proof.md (docs/testing.md says what they are)
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -11,7 +12,7 @@ BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
 	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
-	simulate crash
+	simulate crash checker prove
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -150,3 +151,19 @@ crash: STATES = 1000000
 crash:
 	cargo run --release --quiet -p crash -- --states $(STATES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(REPLAY),--replay '$(REPLAY)')
+
+# HISTORIES small random histories, judged by three linearizability checkers that share no code.
+# FIRST_SEED repeats a campaign, SEED one history.
+HISTORIES ?= 100000
+checker:
+	@HISTORIES=$(HISTORIES) $(if $(FIRST_SEED),FIRST_SEED=$(FIRST_SEED)) $(if $(SEED),SEED=$(SEED)) \
+	cargo run --release --quiet -p tests --bin checker
+
+# Every campaign at its full size (SIZE=small to try it), into one table and docs/proof.md. Hours:
+# ONLY=simulate,crash runs some and keeps the rows of the others. SECONDS, SEEDS, TICKS, STATES,
+# HISTORIES and MINUTES override sizes; only what was said is passed on, not the defaults above.
+said = $(if $(filter command% environment%,$(origin $(1))),--$(2) $($(1)))
+prove:
+	@cargo run --release --quiet -p prove -- $(call said,SIZE,size) $(call said,ONLY,only) \
+	  $(call said,SECONDS,seconds) $(call said,SEEDS,seeds) $(call said,TICKS,ticks) \
+	  $(call said,STATES,states) $(call said,HISTORIES,histories) $(call said,MINUTES,minutes)

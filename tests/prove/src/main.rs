@@ -1,0 +1,200 @@
+//! `prove`: all campaigns, one after the other, and the page about them.
+//!
+//! Progress goes to standard error, the table to standard output. Ends with 1 if a campaign that
+//! ran has failed.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use prove::campaign::{Campaign, NAMES, Sizes};
+use prove::report::{Report, Row};
+use prove::{child, facts};
+
+/// Run every campaign, and write what came of them to docs/proof.md.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How much of everything, where nothing else is said.
+    #[arg(long, value_enum, default_value = "full")]
+    size: Size,
+    /// Only these; the page keeps what it says of the others.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = NAMES)]
+    only: Vec<String>,
+    /// Seconds of fuzzing.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Simulated clusters.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Ticks of 10 ms in each.
+    #[arg(long)]
+    ticks: Option<u64>,
+    /// Distinct crash states.
+    #[arg(long)]
+    states: Option<u64>,
+    /// Histories that three checkers are asked about.
+    #[arg(long)]
+    histories: Option<u64>,
+    /// Minutes of real processes under faults.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Another page than docs/proof.md.
+    #[arg(long, default_value = facts::PAGE)]
+    page: std::path::PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Size {
+    Full,
+    Small,
+}
+
+impl Args {
+    fn sizes(&self) -> Sizes {
+        let Sizes { seconds, seeds, ticks, states, histories, minutes } = match self.size {
+            Size::Full => Sizes::FULL,
+            Size::Small => Sizes::SMALL,
+        };
+        Sizes {
+            seconds: self.seconds.unwrap_or(seconds),
+            seeds: self.seeds.unwrap_or(seeds),
+            ticks: self.ticks.unwrap_or(ticks),
+            states: self.states.unwrap_or(states),
+            histories: self.histories.unwrap_or(histories),
+            minutes: self.minutes.unwrap_or(minutes),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match prove(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("prove: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prove(args: &Args) -> io::Result<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = root.join(&args.page);
+    let mut report = match fs::read_to_string(&page) {
+        Ok(text) if !args.only.is_empty() => Report::read(&text)
+            .map_err(|why| io::Error::other(format!("{}: {why}", args.page.display())))?,
+        _ => Report::default(),
+    };
+    let chosen = NAMES
+        .into_iter()
+        .filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name));
+    let campaigns: Vec<_> = chosen.filter_map(|name| Campaign::new(name, args.sizes())).collect();
+    let machine = facts::machine(&root)?;
+    let mut all_passed = true;
+    for (place, campaign) in campaigns.iter().enumerate() {
+        // Asked each time: hours are long enough for another commit.
+        let commit = facts::commit(&root)?;
+        let progress = Progress::new(place, campaigns.len(), campaign.name);
+        let row = run(campaign, &root, commit, &machine, progress)?;
+        all_passed &= row.failure.is_none();
+        report.add(row);
+        // What is known is written: the next may take hours, and be interrupted.
+        fs::write(&page, report.to_string())?;
+    }
+    write!(io::stdout(), "{report}")?;
+    Ok(all_passed)
+}
+
+fn run(
+    campaign: &Campaign,
+    root: &Path,
+    commit: String,
+    machine: &str,
+    mut progress: Progress,
+) -> io::Result<Row> {
+    say(&format!("prove: {campaign}"));
+    let mut make = campaign.command(root);
+    let log = root.join("target/prove").join(format!("{}.log", campaign.name));
+    let ended = child::run(&mut make, campaign.limit, &log, &mut |line, elapsed| {
+        progress.tell(line, elapsed);
+    })?;
+    progress.end();
+    let failure = if ended.is_late {
+        Some(format!("it was ended after {}", facts::duration(campaign.limit)))
+    } else {
+        campaign.judge(ended.is_well, ended.closing_line.as_deref()).err()
+    };
+    match &failure {
+        None => say(&format!("prove: {} passed in {}", campaign.name, facts::duration(ended.took))),
+        Some(why) => {
+            // A bar has hidden what was said.
+            if io::stderr().is_terminal() {
+                ended.tail.iter().for_each(|line| say(line));
+            }
+            let name = campaign.name;
+            say(&format!("prove: {name} FAILED: {why}; all it said is in target/prove/{name}.log"));
+        }
+    }
+    Ok(Row {
+        name: campaign.name.to_owned(),
+        command: campaign.to_string(),
+        closing_line: ended.closing_line,
+        seed: ended.seed,
+        took: facts::duration(ended.took),
+        failure,
+        commit,
+        when: facts::now(),
+        machine: machine.to_owned(),
+    })
+}
+
+/// A bar on a terminal, every line elsewhere: a campaign that is not on a terminal says one every
+/// ten seconds or so.
+struct Progress {
+    is_terminal: bool,
+    place: usize,
+    n: usize,
+    name: &'static str,
+    last: String,
+}
+
+impl Progress {
+    fn new(place: usize, n: usize, name: &'static str) -> Progress {
+        Progress { is_terminal: io::stderr().is_terminal(), place, n, name, last: String::new() }
+    }
+
+    fn tell(&mut self, line: Option<&str>, elapsed: Duration) {
+        if !self.is_terminal {
+            if let Some(line) = line {
+                say(&format!("{}: {line}", self.name));
+            }
+            return;
+        }
+        if let Some(line) = line {
+            self.last = line.chars().take(80).collect();
+        }
+        let bar = format!("{:<12}", "#".repeat(12 * self.place / self.n));
+        let (place, n, name) = (self.place + 1, self.n, self.name);
+        let elapsed = facts::duration(elapsed);
+        draw(&format!("\r\x1b[K[{bar}] {place}/{n} {name} {elapsed}  {}", self.last));
+    }
+
+    fn end(&self) {
+        if self.is_terminal {
+            draw("\r\x1b[K");
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "progress is what a person reads")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "a bar that is drawn over itself")]
+fn draw(text: &str) {
+    eprint!("{text}");
+}
