@@ -54,9 +54,7 @@ fn what_was_found_stays_found() {
     for state in found {
         let state: State = state.parse().unwrap();
         // The operations have changed since, so that the same place may be another.
-        let way = state.way.0.iter().enumerate();
-        let near = way.map(|(at, (boundary, choice))| (at, *boundary, *choice));
-        let (_, boundary, choice) = near.last().unwrap();
+        let (boundary, choice) = *state.way.0.last().unwrap();
         for boundary in boundary.saturating_sub(3)..boundary + 4 {
             let mut state = state.clone();
             *state.way.0.last_mut().unwrap() = (boundary, choice);

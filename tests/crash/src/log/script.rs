@@ -107,6 +107,24 @@ pub(super) fn any(random: &mut Rng, model: &Model) -> Step {
     Step::Save { marker, entries, hard_state: Some(state) }
 }
 
+/// Steps that fill segments and let go of several at once.
+pub(super) fn releasing(random: &mut Rng, model: &Model, at: usize) -> Step {
+    let marked = model.marker.map_or(0, |marker| marker.index);
+    match at % 7 {
+        4 => marker(model, model.hard_state.commit),
+        5 if random.below(2) == 0 => Step::Release(marked),
+        5 => Step::Forget(marked),
+        6 => Step::Delete,
+        _ => {
+            let (first, old) = (model.last_index() + 1, model.hard_state);
+            let step = entries(random, model, first, old.term, &[1100]);
+            let Step::Save { marker, entries, .. } = step else { return step };
+            let hard_state = Some(HardState { commit: first, ..old });
+            Step::Save { marker, entries, hard_state }
+        }
+    }
+}
+
 /// One entry behind the others.
 pub(super) fn append(random: &mut Rng, model: &Model) -> Step {
     let length = [30, 600][random.below(2) as usize];
