@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use raftexample::kvstore::{Answer, Response, Value, Version};
 
-use super::asking::{Asking, Ended, What};
+use super::asking::{Asking, Ended, What, number};
 use super::{Door, PAIR, PerProcess, key_name};
 use crate::Violation;
 use crate::coverage::{Coverage, Kind};
@@ -169,8 +169,8 @@ impl Answers {
 
     /// It was written, by somebody who writes it there.
     fn is_real(&mut self, key: &[u8], value: &Value, applied: u64) -> Result<(), Violation> {
-        let number = std::str::from_utf8(&value.bytes).ok().and_then(|text| text.parse().ok());
-        let writer = number.and_then(|number: u64| self.writers.get(&number));
+        let number = number(&value.bytes);
+        let writer = number.and_then(|number| self.writers.get(&number));
         let writes = writer.is_some_and(|(what, _)| match what {
             What::Put { key: own } | What::Cas { key: own } => key_name(*own).as_bytes() == key,
             What::Txn => PAIR.iter().any(|own| own.as_bytes() == key),

@@ -11,6 +11,15 @@ use raftnode::{Consistency, Outcome, Pending, Read};
 
 use super::{Door, GRACE, PAIR, TICK, key_name};
 
+/// How often a value is long, and how long at most.
+const LONG_EVERY: u64 = 5;
+const LONGEST: u64 = 3_000;
+
+/// The number that a value begins with.
+pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.trim_end().parse().ok()
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
@@ -151,7 +160,7 @@ impl Asking {
         let idempotency_key = self.key.as_ref().map(String::as_bytes);
         let put = |key: u64, cas: Option<u64>| {
             let conditions = Conditions { idempotency_key, cas };
-            let value = self.value.to_string();
+            let value = self.text();
             let mut bytes = command::begin_put(&conditions, key_name(key).as_bytes(), value.len());
             bytes.put_slice(value.as_bytes());
             bytes.freeze()
@@ -172,7 +181,7 @@ impl Asking {
                 command::txn(None, &Txn { then, otherwise, ..Txn::default() }).ok()
             }
             What::Txn => {
-                let value = Bytes::from(self.value.to_string());
+                let value = Bytes::from(self.text());
                 let put = |key: &str| command::Op::Put {
                     key: Bytes::copy_from_slice(key.as_bytes()),
                     value: value.clone(),
@@ -181,6 +190,14 @@ impl Asking {
                 command::txn(idempotency_key, &txn).ok()
             }
         }
+    }
+
+    /// Its value as bytes: the number, and now and then so much behind it that a batch of the log
+    /// takes some sectors.
+    fn text(&self) -> String {
+        let width =
+            if self.value.is_multiple_of(LONG_EVERY) { self.value * 37 % LONGEST } else { 0 };
+        format!("{:<1$}", self.value, usize::try_from(width).expect("a short value"))
     }
 
     pub(super) fn is_keyed(&self) -> bool {
@@ -249,7 +266,6 @@ impl Asking {
             (Ended::Readable { .. }, What::Get { key }, Some(door)) => {
                 let version = door.store.load();
                 let value = version.map.get(key_name(key).as_bytes());
-                let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok();
                 // What is no number was written by nobody: zero is not either.
                 self.seen = value.map(|v| (number(&v.bytes).unwrap_or(0), v.mod_index));
                 Some(ended)
