@@ -86,6 +86,11 @@ impl Ended {
     }
 
     pub(super) fn is_success(&self) -> bool {
+        // Whoever takes it for an acknowledgement does not ask again: the history is to tell.
+        #[cfg(feature = "defects")]
+        if *self == Ended::Appended {
+            return true;
+        }
         matches!(self, Ended::Written { .. } | Ended::Readable { .. } | Ended::Passed { .. })
     }
 }
