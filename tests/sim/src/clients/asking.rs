@@ -250,6 +250,8 @@ impl Asking {
             Waiting::Barrier(pending) => match pending.try_wait()? {
                 Outcome::Applied { index, .. } => Ended::Passed { index },
                 Outcome::Refused(_) => Ended::Refused,
+                #[cfg(feature = "defects")]
+                Outcome::Unknown(raftnode::Unknown::Appended) => Ended::Appended,
                 Outcome::Unknown(_) => Ended::Unknown,
             },
             Waiting::Read(pending) => match pending.try_wait()? {
