@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
+use tests::binary;
 use tests::campaign::Campaign;
 use tests::nemesis::SmallDisk;
 use tests::rng::Rng;
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
     };
     let seed = options.seed.unwrap_or_else(|| Rng::seed_from_env(SEED));
     tell(&format!("SEED={seed}"));
+    // Before the clock runs.
+    binary::with_faults();
+    binary::raftexample();
     let length = Duration::from_secs_f64(options.minutes * 60.0);
     let summary = Campaign { length, seed, can_mount, tell }.run();
     tell(&summary.to_string());
