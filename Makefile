@@ -10,7 +10,8 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
+	checker
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -132,3 +133,10 @@ slow:
 peers: ROUNDS = 10000
 peers:
 	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture
+
+# HISTORIES small random histories, judged by three linearizability checkers that share no code.
+# FIRST_SEED repeats a campaign, SEED one history.
+HISTORIES ?= 100000
+checker:
+	@HISTORIES=$(HISTORIES) $(if $(FIRST_SEED),FIRST_SEED=$(FIRST_SEED)) $(if $(SEED),SEED=$(SEED)) \
+	cargo run --release --quiet -p tests --bin checker

@@ -3,9 +3,10 @@
 //! Every write, done or not, stands in the log. Where an answer says at which index, the order of
 //! the indexes must be the order of the effects, and a key's mod index is that of its last write:
 //! so most of the order is known, and little is left to be searched for. What no answer tells
-//! is left open, and matches anything.
+//! is left open, and matches anything; but an index that somebody was told of is no other's, on any key,
+//! so that a condition on it is not met by a write of which nobody knows the place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::history::{Action, Answer, End, Op};
 
@@ -31,11 +32,19 @@ pub(super) enum Effect {
     FindNothing,
     Put(u64),
     /// Writes the first if the second is the key's mod index, 0 standing for its absence.
-    Cas(u64, u64),
+    Cas(u64, Condition),
     /// Does not write, because this is not the key's mod index.
     Mismatch(u64),
     Delete,
     DeleteNothing,
+}
+
+/// What the mod index must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Condition {
+    expected: u64,
+    /// Somebody was told what stands there.
+    is_taken: bool,
 }
 
 /// What a key holds.
@@ -81,10 +90,11 @@ impl State {
         }
         // None: nobody was told, so it can be this one.
         let is_at = |at: Option<u64>, expected| at.is_none_or(|at| at == expected);
-        let may_be = |expected: u64| match content {
+        let may_be = |Condition { expected, is_taken }| match content {
             Anything => true,
             Absent => expected == 0,
-            Present(_, at) => expected != 0 && is_at(at, expected),
+            Present(_, Some(at)) => at == expected,
+            Present(_, None) => expected != 0 && !is_taken,
         };
         let content = match step.effect {
             Effect::Find(value, at) => match content {
@@ -98,8 +108,8 @@ impl State {
                 Present(..) => return None,
             },
             Effect::Put(value) => Present(value, step.index),
-            Effect::Cas(value, expected) => {
-                if !may_be(expected) {
+            Effect::Cas(value, condition) => {
+                if !may_be(condition) {
                     return None;
                 }
                 Present(value, step.index)
@@ -122,15 +132,35 @@ impl State {
     }
 }
 
+/// The indexes of which somebody was told what stands there.
+#[derive(Debug, Default)]
+pub(super) struct Taken(HashSet<u64>);
+
+impl Taken {
+    pub(super) fn of(history: &[Op]) -> Taken {
+        let told = |op: &Op| match op.end {
+            End::Answered { answer, .. } => match answer {
+                Answer::Found { mod_index, .. } => mod_index,
+                Answer::Absent => None,
+                Answer::Done { index } | Answer::Mismatch { index } | Answer::Missing { index } => {
+                    index
+                }
+            },
+            End::Refused | End::Unknown => None,
+        };
+        Taken(history.iter().filter_map(told).collect())
+    }
+}
+
 /// What there is to be ordered: everything that may have had an effect, or saw one.
-pub(super) fn steps(ops: &[&Op]) -> Vec<Step> {
+pub(super) fn steps(ops: &[&Op], taken: &Taken) -> Vec<Step> {
     let mut seen: HashMap<u64, Option<u64>> = HashMap::new();
     for (value, mod_index) in ops.iter().filter_map(|op| op.seen()) {
         let at = seen.entry(value).or_default();
         *at = at.or(mod_index);
     }
     let step = |(number, op): (usize, &&Op)| {
-        let (effect, index) = effect(op)?;
+        let (effect, index) = effect(op, taken)?;
         let seen = op.written().and_then(|value| seen.get(&value));
         let end = op.answered_at();
         let is_seen = end.is_some() || seen.is_some();
@@ -141,12 +171,13 @@ pub(super) fn steps(ops: &[&Op]) -> Vec<Step> {
 }
 
 /// What an operation does, and at which index as far as its client was told.
-fn effect(op: &Op) -> Option<(Effect, Option<u64>)> {
+fn effect(op: &Op, taken: &Taken) -> Option<(Effect, Option<u64>)> {
     let answer = match op.end {
         End::Refused => return None,
         End::Unknown => None,
         End::Answered { answer, .. } => Some(answer),
     };
+    let on = |expected| Condition { expected, is_taken: taken.0.contains(&expected) };
     Some(match (op.action, answer) {
         (Action::Get, None) => return None,
         (Action::Get, Some(Answer::Found { value, mod_index })) => {
@@ -155,9 +186,9 @@ fn effect(op: &Op) -> Option<(Effect, Option<u64>)> {
         (Action::Get, Some(Answer::Absent)) => (Effect::FindNothing, None),
         (Action::Put { value }, None) => (Effect::Put(value), None),
         (Action::Put { value }, Some(Answer::Done { index })) => (Effect::Put(value), index),
-        (Action::Cas { value, expected }, None) => (Effect::Cas(value, expected), None),
+        (Action::Cas { value, expected }, None) => (Effect::Cas(value, on(expected)), None),
         (Action::Cas { value, expected }, Some(Answer::Done { index })) => {
-            (Effect::Cas(value, expected), index)
+            (Effect::Cas(value, on(expected)), index)
         }
         (Action::Cas { expected, .. }, Some(Answer::Mismatch { index })) => {
             (Effect::Mismatch(expected), index)

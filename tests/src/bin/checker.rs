@@ -1,0 +1,83 @@
+//! Three linearizability checkers asked about the same small histories: `make checker HISTORIES=n`.
+//!
+//! `SEED` judges one history again and shows it; `FIRST_SEED` repeats a campaign.
+
+use std::env;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tests::linearizability::{agreement, generate};
+use tests::rng::Rng;
+
+const DEFAULT_HISTORIES: u64 = 100_000;
+/// All valid or all invalid, they would agree on anything: so many of a hundred must be invalid.
+const INVALID_PERCENT: std::ops::RangeInclusive<usize> = 20..=80;
+/// How many disagreements are shown.
+const MAX_SHOWN: usize = 5;
+const REPORT_EVERY: usize = 250_000;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        // Nobody is left to tell.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> io::Result<ExitCode> {
+    if env::var_os("SEED").is_some() {
+        return show(Rng::seed_from_env("SEED"));
+    }
+    let first_seed = Rng::seed_from_env("FIRST_SEED");
+    let n_histories = match env::var_os("HISTORIES") {
+        Some(_) => Rng::seed_from_env("HISTORIES"),
+        None => DEFAULT_HISTORIES,
+    } as usize;
+    writeln!(io::stderr(), "checker: FIRST_SEED={first_seed}")?;
+    let n_judged = AtomicUsize::new(0);
+    let each = || {
+        let n = n_judged.fetch_add(1, Ordering::Relaxed) + 1;
+        if n.is_multiple_of(REPORT_EVERY) {
+            // Progress is for whoever looks; the campaign goes on without.
+            writeln!(io::stderr(), "checker: {n} of {n_histories} histories").ok();
+        }
+    };
+    let agreement = agreement::compare(first_seed, n_histories, &each);
+    for disagreement in agreement.disagreements.iter().take(MAX_SHOWN) {
+        let seed = disagreement.seed;
+        writeln!(io::stderr(), "{disagreement}again: make checker SEED={seed}")?;
+    }
+    let percent = 100 * agreement.n_invalid / n_histories.max(1);
+    let is_mixed = INVALID_PERCENT.contains(&percent);
+    if !is_mixed {
+        writeln!(io::stderr(), "checker: {percent} % are invalid: agreeing on them says little")?;
+    }
+    writeln!(
+        io::stdout(),
+        "checker: {} histories, {} invalid, {} disagreements",
+        agreement.n_histories,
+        agreement.n_invalid,
+        agreement.disagreements.len()
+    )?;
+    let passes = is_mixed && agreement.disagreements.is_empty();
+    Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One history, and what becomes of it.
+fn show(seed: u64) -> io::Result<ExitCode> {
+    for op in generate::small(&mut Rng::new(seed)) {
+        writeln!(io::stdout(), "{}  {op}", op.key)?;
+    }
+    match agreement::compare_one(seed) {
+        (is_valid, None) => {
+            let verdict = if is_valid { "linearizable" } else { "not linearizable" };
+            writeln!(io::stdout(), "all three: {verdict}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (_, Some(disagreement)) => {
+            writeln!(io::stdout(), "{disagreement}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
