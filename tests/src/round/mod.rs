@@ -21,7 +21,7 @@ pub use self::report::{Report, Tally};
 use crate::cluster::{Cluster, Plan};
 use crate::history::Op;
 use crate::ledger::Archive;
-use crate::linearizability::{Verdict, check};
+use crate::linearizability::{Verdict, check, timeline};
 use crate::nemesis::{self, Deck, Done, Nemesis, Sick, SmallDisk};
 use crate::recorder::{self, Load, Recorder, Recording};
 use crate::rng::Rng;
@@ -130,7 +130,10 @@ fn judge(report: &mut Report, recording: &Recording) {
     let begin = Instant::now();
     match check(&history, SEARCH_LIMIT) {
         Verdict::Linearizable => {}
-        Verdict::Violation(violation) => report.failures.push(violation.to_string()),
+        Verdict::Violation(violation) => {
+            report.picture = Some(timeline::render(&violation, &history));
+            report.failures.push(violation.to_string());
+        }
         Verdict::TimedOut { key, n_ops } => {
             let text = format!("the {n_ops} operations on {key} could not be judged in time");
             report.failures.push(text);

@@ -101,6 +101,8 @@ pub struct Report {
     pub checked_in: Duration,
     /// How many bytes the cuts lost.
     pub n_bytes_lost: u64,
+    /// The operations that contradict each other, drawn as a page.
+    pub(super) picture: Option<String>,
 }
 
 impl Report {
@@ -130,7 +132,8 @@ impl Report {
             ("faults.txt", self.faults.join("\n") + "\n"),
             ("history.txt", text),
         ];
-        for (name, text) in files {
+        let picture = self.picture.take().map(|picture| ("timeline.html", picture));
+        for (name, text) in files.into_iter().chain(picture) {
             if let Err(error) = fs::write(directory.join(name), text) {
                 self.failures.push(format!("{name} cannot be kept: {error}"));
             }
