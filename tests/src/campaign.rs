@@ -104,12 +104,14 @@ impl Campaign {
     }
 
     fn setup(&self, round: usize, left: Duration) -> Setup {
+        let is_faulty = round % 3 < FAULTY_ROUNDS;
         Setup {
             n_members: if round.is_multiple_of(2) { 3 } else { 5 },
             length: left.min(ROUND).max(SHORTEST),
             load: LOAD,
-            is_faulty: round % 3 < FAULTY_ROUNDS,
-            has_small_disk: self.can_mount,
+            is_faulty,
+            // A small disk has no room for the segments of what is released.
+            has_small_disk: self.can_mount && is_faulty,
             seed: self.seed.wrapping_add(round as u64),
             tell: self.tell,
         }
