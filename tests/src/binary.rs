@@ -27,7 +27,7 @@ pub fn raftexample() -> &'static Path {
 ///
 /// # Panics
 ///
-/// As [`raftexample`].
+/// As [`raftexample()`].
 pub fn with_defects() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("raftexample-defects", &FOR_TESTS))
@@ -37,7 +37,7 @@ pub fn with_defects() -> &'static Path {
 ///
 /// # Panics
 ///
-/// As [`raftexample`].
+/// As [`raftexample()`].
 pub fn with_faults() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("raftexample-faults", &FOR_TESTS))
