@@ -1,5 +1,5 @@
 # run · cluster · test · check · fix · bench · bench-compare
-# linearizability: the history test, for as long as you like · fuzz: every fuzz target
+# histories: real members under faults, for as long as you like · fuzz: every fuzz target
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow · vet: figures, each with its limit · peers: noise on the peer port
 # prove: every campaign at its size, written to docs/proof.md (docs/testing.md says what they are)
@@ -10,9 +10,9 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
-	simulate crash checker prove
+.PHONY: run cluster build test check fix bench bench-compare fuzz restart disk join snapshot-bench \
+	transfer bench-reads failover handover deadlines overload vet slow peers simulate crash checker \
+	histories prove
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -58,13 +58,9 @@ bench-compare: build
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
 	  --against $(BIN) --at-least 1.4,2.2,2.3,2.5 $(BENCH_ARGS)
 
-# ROUNDS times SECONDS of clients and faults, each history checked. SEED repeats a run's choices.
+# How long, and how often, what follows goes on where it takes these.
 SECONDS ?= 60
 ROUNDS ?= 1
-linearizability:
-	LINEARIZABILITY_SECONDS=$(SECONDS) LINEARIZABILITY_ROUNDS=$(ROUNDS) \
-	$(if $(SEED),LINEARIZABILITY_SEED=$(SEED)) \
-	cargo test -p tests --test linearizability -- --nocapture
 
 # Every fuzz target, in SECONDS altogether. What one finds is repeated by the FUZZ_SEED that it
 # prints: FUZZ_SEED=<name>:<seed> cargo test -p <its crate> fuzz_<name> -- --nocapture
@@ -167,3 +163,10 @@ prove:
 	@cargo run --release --quiet -p prove -- $(call said,SIZE,size) $(call said,ONLY,only) \
 	  $(call said,SECONDS,seconds) $(call said,SEEDS,seeds) $(call said,TICKS,ticks) \
 	  $(call said,STATES,states) $(call said,HISTORIES,histories) $(call said,MINUTES,minutes)
+
+# MINUTES of clients and every fault at three and five real members, all that clients were told
+# checked. SEED repeats a campaign's choices.
+MINUTES ?= 5
+histories:
+	@cargo run --release --quiet -p tests --bin histories -- --minutes $(MINUTES) \
+	  $(if $(SEED),--seed $(SEED))

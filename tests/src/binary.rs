@@ -27,7 +27,7 @@ pub fn raftexample() -> &'static Path {
 ///
 /// # Panics
 ///
-/// As [`raftexample`].
+/// As [`raftexample()`].
 pub fn with_defects() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("raftexample-defects", &FOR_TESTS))
@@ -37,7 +37,7 @@ pub fn with_defects() -> &'static Path {
 ///
 /// # Panics
 ///
-/// As [`raftexample`].
+/// As [`raftexample()`].
 pub fn with_faults() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("raftexample-faults", &FOR_TESTS))
@@ -53,10 +53,14 @@ pub fn target_dir() -> PathBuf {
     profile_dir().parent().expect("a profile's directory lies in the target directory").into()
 }
 
-/// `target/<profile>`, from `target/<profile>/deps/<this test>`.
+/// `target/<profile>`, from `target/<profile>/deps/<this test>` or `target/<profile>/<this tool>`.
 fn profile_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("the running test has a path");
-    test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").into()
+    let this = std::env::current_exe().expect("what runs has a path");
+    let directory = this.parent().expect("an executable lies in a directory");
+    match directory.file_name() {
+        Some(name) if name == "deps" => directory.parent().expect("a profile has deps").into(),
+        _ => directory.into(),
+    }
 }
 
 fn build(name: &str, flags: &[&str]) -> PathBuf {

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ pub struct Plan {
     pub defect: Option<&'static str>,
     /// The disks of the members can be told to fail: see [`Cluster::set_faults`].
     pub is_faulty: bool,
+    /// The directory that holds a founder's data directory, where it is not the cluster's.
+    pub disks: BTreeMap<usize, PathBuf>,
 }
 
 #[derive(Debug)]
@@ -151,14 +153,18 @@ impl Cluster {
     /// `HOST:PORT` for its peer address, as a member prints it.
     pub fn place_joiner_with(&mut self, template: &str) -> usize {
         let (member, ports) = (self.n_members(), self.free_ports(2));
-        let [peer, client] =
+        let [listen, client] =
             [ports[0], ports[1]].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let peer = self.network.as_mut().map_or(listen, |network| network.add(listen));
         let cluster = template
             .replace("NEW", &id(member).to_string())
             .replace("HOST:PORT", &peer.to_string());
         let mut flags = ["--join", "--id", &id(member).to_string(), "--cluster", &cluster]
             .map(str::to_owned)
             .to_vec();
+        if self.network.is_some() {
+            flags.extend(["--peer-listen".to_owned(), listen.to_string()]);
+        }
         flags.extend_from_slice(&self.plan.flags);
         self.members.push(Member::new(peer, client, flags));
         member
@@ -172,6 +178,17 @@ impl Cluster {
     pub fn set_faults(&mut self, member: usize, script: &str) {
         assert!(self.plan.is_faulty, "the cluster was not planned with faults");
         script.clone_into(&mut self.members[member].faults);
+    }
+
+    /// Leaves everything where it is when this is dropped, and tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
+    }
+
+    /// The directory of the logs and of the members' directories.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Puts a member's data directory elsewhere, before its first start.
@@ -315,6 +332,19 @@ impl Cluster {
         for member in 0..self.n_members() {
             if matches!(self.members[member].process, Process::Running(_)) {
                 self.kill(member);
+            }
+        }
+    }
+
+    /// Kills whatever still runs, also when something ended by itself.
+    pub fn halt(&mut self) {
+        for member in &mut self.members {
+            if let Process::Running(child) = &mut member.process {
+                // Both fail only for a child that has ended and was reaped.
+                let _ended = child.kill();
+                if let Ok(status) = child.wait() {
+                    member.process = Process::Ended(status);
+                }
             }
         }
     }
@@ -513,7 +543,8 @@ impl Cluster {
             }
             flags.extend_from_slice(&plan.flags);
             let (peer, client) = (peers[member], address(port));
-            Member::new(peer, client, flags)
+            let disk = plan.disks.get(&member).cloned();
+            Member { disk, ..Member::new(peer, client, flags) }
         };
         let members = ports[n..].iter().enumerate().map(founder).collect();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -595,8 +626,8 @@ impl Cluster {
         }
     }
 
-    /// Reaps a member that ended by itself.
-    fn ended(&mut self, member: usize) -> Option<ExitStatus> {
+    /// How a member ended, if it has.
+    pub fn ended(&mut self, member: usize) -> Option<ExitStatus> {
         let process = &mut self.members[member].process;
         if let Process::Running(child) = process {
             let status = child.try_wait().expect("a child that was not reaped can be waited for");
@@ -638,13 +669,7 @@ impl Drop for Cluster {
             // Nothing more can be done for the reader when standard error is closed.
             let _closed = io::stderr().write_all(self.describe().as_bytes());
         }
-        for member in &mut self.members {
-            if let Process::Running(child) = &mut member.process {
-                // Both fail only for a child that has ended and was reaped.
-                let _ended = child.kill();
-                let _reaped = child.wait();
-            }
-        }
+        self.halt();
     }
 }
 

@@ -6,11 +6,13 @@
 //! 4. T4: no process outlives the [`cluster::Cluster`] that started it.
 
 pub mod binary;
+pub mod campaign;
 pub mod cluster;
 pub mod crowd;
 pub mod figure;
 pub mod history;
 pub mod http;
+pub mod ledger;
 pub mod linearizability;
 pub mod load;
 pub mod nemesis;
@@ -19,4 +21,5 @@ pub mod proxy;
 pub mod readme;
 pub mod recorder;
 pub mod rng;
+pub mod round;
 pub mod trial;

@@ -15,7 +15,9 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::rng::Rng;
 
 /// A head beyond this is no head of a member's.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -35,6 +37,18 @@ pub enum Path {
     Swallowed,
     /// Resets every connection, and those that are made meanwhile.
     Reset,
+    /// Delivers it later by 25 to 125 ms for each of its parts, in order.
+    Delayed,
+    /// Ends the receiver's side of every connection; the sender is told nothing, and what it sends
+    /// is dropped, as behind a machine that lost its connections in a restart.
+    HalfOpen,
+}
+
+impl Path {
+    /// Nothing passes, and the sender is not told.
+    fn is_cut(self) -> bool {
+        matches!(self, Path::Held | Path::Swallowed | Path::HalfOpen)
+    }
 }
 
 /// Addresses for members, and the paths between those who are reached there. Numbered from 0.
@@ -45,11 +59,16 @@ pub struct Network {
     acceptors: Vec<JoinHandle<()>>,
 }
 
+/// How long a delayed part is on its way at least, and how much longer it can be.
+const DELAY: Duration = Duration::from_millis(25);
+const JITTER_MILLIS: u64 = 100;
+
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     n_bytes_lost: AtomicU64,
+    n_delays: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -68,6 +87,8 @@ struct Connection {
     /// It is not whole any more, and ends when its paths are healed (X1).
     has_lost: AtomicBool,
     has_ended: AtomicBool,
+    /// One end is gone, and the other does not know.
+    is_half_open: AtomicBool,
 }
 
 impl Network {
@@ -77,25 +98,37 @@ impl Network {
     ///
     /// When this machine has no free port.
     pub fn before(members: &[SocketAddr]) -> Network {
-        let n = members.len();
-        let state = State {
-            paths: vec![vec![Path::Open; n]; n],
-            connections: Vec::new(),
-            is_closing: false,
-        };
+        let state = State { paths: Vec::new(), connections: Vec::new(), is_closing: false };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
             n_bytes_lost: AtomicU64::new(0),
+            n_delays: AtomicU64::new(0),
         });
-        let (mut addresses, mut acceptors) = (Vec::new(), Vec::new());
-        for (member, &behind) in members.iter().enumerate() {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-            addresses.push(listener.local_addr().expect("it is bound"));
-            let shared = Arc::clone(&shared);
-            acceptors.push(thread::spawn(move || accept(&shared, &listener, member, behind)));
+        let mut network = Network { shared, addresses: Vec::new(), acceptors: Vec::new() };
+        for &behind in members {
+            network.add(behind);
         }
-        Network { shared, addresses, acceptors }
+        network
+    }
+
+    /// Gives one more, with the next number, another address to be reached at.
+    ///
+    /// # Panics
+    ///
+    /// When this machine has no free port.
+    pub fn add(&mut self, behind: SocketAddr) -> SocketAddr {
+        let member = self.addresses.len();
+        self.change(|state| {
+            state.paths.iter_mut().for_each(|paths| paths.push(Path::Open));
+            state.paths.push(vec![Path::Open; member + 1]);
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        self.addresses.push(address);
+        let shared = Arc::clone(&self.shared);
+        self.acceptors.push(thread::spawn(move || accept(&shared, &listener, member, behind)));
+        address
     }
 
     /// Where each member is to be reached by the others.
@@ -160,8 +193,10 @@ impl Shared {
         self.n_bytes_lost.fetch_add(n_bytes as u64, Ordering::Relaxed);
     }
 
-    /// Waits until the path does not hold what it is given; tells what becomes of it.
+    /// Waits until the path does not hold what it is given any more, nor delays it; tells what
+    /// becomes of it.
     fn gate(&self, from: usize, to: usize, connection: &Connection) -> Path {
+        let mut until = None;
         let mut state = self.lock();
         loop {
             if state.is_closing || connection.has_ended() {
@@ -169,10 +204,26 @@ impl Shared {
             }
             match state.paths[from][to] {
                 Path::Held => {}
+                Path::Delayed => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + self.delay());
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Path::Open;
+                    }
+                    let waited = self.changed.wait_timeout(state, left);
+                    state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                    continue;
+                }
                 path => return path,
             }
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
+    }
+
+    /// Another one each time.
+    fn delay(&self) -> Duration {
+        let n = self.n_delays.fetch_add(1, Ordering::Relaxed);
+        DELAY + Duration::from_millis(Rng::new(n).below(JITTER_MILLIS))
     }
 }
 
@@ -186,9 +237,14 @@ impl State {
                 (connection.listener, connection.dialler),
             ];
             let both = both.map(|(from, to)| paths[from][to]);
-            let is_cut = |path: &Path| matches!(path, Path::Held | Path::Swallowed);
+            // What the dialler sends arrives at the second end, what the listener sends at the first.
+            for (end, path) in [1, 0].into_iter().zip(both) {
+                if path == Path::HalfOpen {
+                    connection.end_half(end);
+                }
+            }
             let has_lost = connection.has_lost.load(Ordering::Relaxed);
-            let is_over = has_lost && !both.iter().any(is_cut);
+            let is_over = has_lost && !both.iter().any(|path| path.is_cut());
             let ends = *is_closing || is_over || both.contains(&Path::Reset);
             if ends {
                 connection.end();
@@ -200,8 +256,21 @@ impl State {
 
 impl Connection {
     fn new(dialler: usize, listener: usize, ends: [TcpStream; 2]) -> Arc<Connection> {
-        let (has_lost, has_ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Connection { dialler, listener, ends, has_lost, has_ended })
+        let [has_lost, has_ended, is_half_open] = [false; 3].map(AtomicBool::new);
+        Arc::new(Connection { dialler, listener, ends, has_lost, has_ended, is_half_open })
+    }
+
+    fn is_half_open(&self) -> bool {
+        self.is_half_open.load(Ordering::Relaxed)
+    }
+
+    /// Ends one end, without the other's learning of it.
+    fn end_half(&self, end: usize) {
+        self.has_lost.store(true, Ordering::Relaxed);
+        if !self.is_half_open.swap(true, Ordering::Relaxed) {
+            // It may have ended already.
+            let _ended = self.ends[end].shutdown(Shutdown::Both);
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -244,6 +313,8 @@ fn serve(
     dialled.set_nodelay(true)?;
     // Nothing of the dialler reaches a member that it cannot reach: not even the connection.
     let waiting = Connection::new(dialler, member, [dialled.try_clone()?, dialled.try_clone()?]);
+    // It has only this end.
+    waiting.is_half_open.store(true, Ordering::Relaxed);
     if !register(shared, &waiting) {
         return Ok(());
     }
@@ -304,26 +375,27 @@ fn pump(
             Ok(n_read) => n_read,
         };
         match shared.gate(from, to, connection) {
-            Path::Open => {
-                if sink.write_all(&buffer[..n_read]).is_err() {
-                    break;
-                }
-            }
-            Path::Swallowed => {
+            Path::Open if sink.write_all(&buffer[..n_read]).is_ok() => {}
+            Path::Open if !connection.is_half_open() => break,
+            Path::Open | Path::Swallowed | Path::HalfOpen => {
                 // Its dialler must not learn of it before the path is healed.
                 shared.lose(n_read);
                 connection.has_lost.store(true, Ordering::Relaxed);
                 shared.lock().reap();
                 drain(shared, &mut source, &mut buffer);
-                break;
+                connection.end();
+                return;
             }
-            Path::Held | Path::Reset => {
+            Path::Held | Path::Delayed | Path::Reset => {
                 shared.lose(n_read);
                 break;
             }
         }
     }
-    connection.end();
+    // Its dialler, or its listener, does not know that the other is gone.
+    if !connection.is_half_open() {
+        connection.end();
+    }
 }
 
 /// Swallows what comes, until the connection is ended by whoever heals the path.
@@ -438,6 +510,69 @@ mod tests {
         expect_end(&mut far);
         expect_end(&mut near);
         drop(network);
+    }
+
+    /// The receiver's end is gone, and the sender goes on talking until the path is healed.
+    #[test]
+    fn a_half_open_stream_ends_for_its_receiver_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let Pair { network, mut near, mut far } = pair(&listener);
+            let (sender, receiver) =
+                if from == 0 { (&mut near, &mut far) } else { (&mut far, &mut near) };
+            network.set(from, to, Path::HalfOpen);
+            expect_end(receiver);
+            sender.write_all(b"gone").unwrap();
+            expect_nothing(sender);
+            sender.write_all(b"gone").unwrap();
+            network.heal();
+            expect_end(sender);
+        }
+        let Pair { network, .. } = pair(&listener);
+        network.set(0, 1, Path::HalfOpen);
+        let mut near = dial(&network);
+        expect_nothing(&mut near);
+        network.heal();
+        expect_end(&mut near);
+    }
+
+    /// What is delayed arrives late and in order; and at once when the path is healed.
+    #[test]
+    fn delayed_parts_arrive_late_and_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Pair { network, mut near, mut far } = pair(&listener);
+        network.set(0, 1, Path::Delayed);
+        let begun = Instant::now();
+        for part in [b"one ", b"two "] {
+            near.write_all(part).unwrap();
+        }
+        expect(&mut far, b"one two ");
+        assert!(begun.elapsed() >= DELAY, "{:?}", begun.elapsed());
+        network.heal();
+        near.write_all(b"three").unwrap();
+        expect(&mut far, b"three");
+        assert_eq!(network.n_bytes_lost(), 0);
+    }
+
+    /// Who comes later has paths of its own.
+    #[test]
+    fn one_more_has_its_own_paths() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Pair { mut network, mut near, mut far } = pair(&listener);
+        let third = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = network.add(third.local_addr().unwrap());
+        network.isolate(2, Path::Reset);
+        let mut dialled = TcpStream::connect(address).unwrap();
+        dialled.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        dialled.write_all(HEAD).unwrap();
+        expect_end(&mut dialled);
+        near.write_all(b"on").unwrap();
+        expect(&mut far, b"on");
+        network.heal();
+        let mut dialled = TcpStream::connect(address).unwrap();
+        dialled.write_all(HEAD).unwrap();
+        let (mut far, _) = third.accept().unwrap();
+        expect(&mut far, HEAD);
     }
 
     /// Nobody connects through a cut; what waited at a held path goes on when it is healed.

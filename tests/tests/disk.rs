@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use tests::binary;
 use tests::cluster::{Cluster, Plan, READY_TIMEOUT, id};
 use tests::http::Client;
 use tests::load::{Load, Outcome, assert_kept, count};
+use tests::nemesis::SmallDisk;
 use tests::rng::Rng;
 
 const SEED: &str = "DISK_SEED";
@@ -224,10 +225,10 @@ fn faults_are_nowhere_but_in_their_binary() {
 /// else goes on, and so do writes once there is room, without anybody's help.
 #[test]
 fn writes_are_refused_before_the_disk_is_full() {
-    let Some(disk) = Disk::mount("writes_are_refused_before_the_disk_is_full", 64) else { return };
+    let Some(disk) = mount("writes_are_refused_before_the_disk_is_full", 64) else { return };
     let flags = ["--min-free-bytes", "32MiB", "--request-timeout", "2s"];
     let mut cluster = Cluster::place_as(3, &plan(&flags));
-    cluster.set_disk(0, disk.path());
+    cluster.set_disk(0, disk.path().to_owned());
     cluster.restart_all();
     let lead = || {
         let answer = cluster.ask(0, "POST", "/_leader?to=1", "");
@@ -280,9 +281,9 @@ fn writes_are_refused_before_the_disk_is_full() {
 /// acknowledged must be on that disk, and is there when the disk has room again.
 #[test]
 fn a_full_disk_ends_a_member_and_loses_nothing() {
-    let Some(disk) = Disk::mount("a_full_disk_ends_a_member_and_loses_nothing", 16) else { return };
+    let Some(disk) = mount("a_full_disk_ends_a_member_and_loses_nothing", 16) else { return };
     let mut cluster = Cluster::place_as(1, &plan(&["--min-free-bytes", "0"]));
-    cluster.set_disk(0, disk.path());
+    cluster.set_disk(0, disk.path().to_owned());
     cluster.restart_all();
     let filler = disk.fill(1 << 20);
     let value = vec![b'.'; 8 << 10];
@@ -316,74 +317,33 @@ fn is_there(client: &mut Client, path: &str, value: &[u8]) -> bool {
     client.get(path).is_ok_and(|answer| answer.status == 200 && answer.body == value)
 }
 
-/// A small disk of our own, in memory, mounted for as long as this lives.
-struct Disk {
-    directory: TempDir,
-}
-
 /// Set in the process that has been given a view of the mounts that it may change.
 const UNSHARED: &str = "DISK_UNSHARED";
 
-impl Disk {
-    /// Mounts a disk of so many MiB. Where this process may not, the test is run again, as its
-    /// own root in namespaces of its own, and there is nothing left to do here; where that is not
-    /// allowed either, the test is skipped and says so.
-    fn mount(test: &str, mib: u64) -> Option<Disk> {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(directory.path());
-        let why = match mount.stdin(Stdio::null()).output() {
-            Ok(output) if output.status.success() => return Some(Disk { directory }),
-            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let unshared =
-            || Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
-        let can_unshare = std::env::var_os(UNSHARED).is_none()
-            && unshared().is_ok_and(|output| output.status.success());
-        if !can_unshare {
-            say(&format!("SKIPPED: {test}: no tmpfs can be mounted: {why}"));
-            return None;
-        }
-        let this = std::env::current_exe().expect("the running test has a path");
-        let status = Command::new("unshare")
-            .args(["--map-root-user", "--mount"])
-            .arg(this)
-            .args([test, "--exact", "--nocapture"])
-            .env(UNSHARED, "1")
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "{test} failed in its own namespaces");
-        None
+/// Mounts a disk of so many MiB. Where this process may not, the test is run again, as its own root
+/// in namespaces of its own, and there is nothing left to do here; where that is not allowed
+/// either, the test is skipped and says so.
+fn mount(test: &str, mib: u64) -> Option<SmallDisk> {
+    let why = match SmallDisk::mount(mib) {
+        Ok(disk) => return Some(disk),
+        Err(why) => why,
+    };
+    let unshared = || Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    let can_unshare = std::env::var_os(UNSHARED).is_none()
+        && unshared().is_ok_and(|output| output.status.success());
+    if !can_unshare {
+        say(&format!("SKIPPED: {test}: no tmpfs can be mounted: {why}"));
+        return None;
     }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-
-    /// Writes a file that leaves so many bytes free.
-    fn fill(&self, leave: u64) -> PathBuf {
-        let path = self.directory.path().join("filler");
-        let mut file = fs::File::create(&path).expect("the file can be made");
-        let zeros = vec![0; 64 << 10];
-        let free = || {
-            let stat = rustix::fs::statvfs(self.directory.path()).expect("it is mounted");
-            stat.f_bavail * stat.f_frsize
-        };
-        while free() > leave {
-            file.write_all(&zeros).expect("there is room");
-        }
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Members that are about to be killed may still use it: it goes with their last file.
-        let umount = Command::new("umount").arg("--lazy").arg(self.directory.path()).status();
-        if !umount.is_ok_and(|status| status.success()) {
-            say(&format!("{} is still mounted", self.directory.path().display()));
-        }
-    }
+    let this = std::env::current_exe().expect("the running test has a path");
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--mount"])
+        .arg(this)
+        .args([test, "--exact", "--nocapture"])
+        .env(UNSHARED, "1")
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "{test} failed in its own namespaces");
+    None
 }
 
 /// Past the test harness's capture.

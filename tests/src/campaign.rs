@@ -1,0 +1,197 @@
+//! Rounds, one after the other, for as long as is wanted, and what they amount to.
+//!
+//! - Y1 A campaign that did too little has failed, whatever it found: too few operations, too few
+//!   faults, or, when it was long enough for all, a kind of fault that never was.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::ledger::Resolved;
+use crate::nemesis::{ALL, Deck, Done, Kind};
+use crate::recorder::Load;
+use crate::round::{self, Report, Setup};
+
+/// How long one round's faults last.
+const ROUND: Duration = Duration::from_secs(75);
+/// A round shorter than this is not begun.
+const SHORTEST: Duration = Duration::from_secs(15);
+/// What a round takes besides its faults: a start, an end, and the check.
+const AROUND: Duration = Duration::from_secs(8);
+/// How many of its members' disks can fail: all of them, in so many of three rounds. In the third
+/// the members are what is released.
+const FAULTY_ROUNDS: usize = 2;
+/// More than it has to be, and less than two cores can do.
+const LOAD: Load = Load { bound_per_member: 3, movers: 6, per_second: 900 };
+
+/// What the clients must get done in a second of faults.
+const MIN_OPS_PER_SECOND: f64 = 200.0;
+/// How often something must go wrong.
+const FAULT_EVERY: Duration = Duration::from_secs(10);
+/// A campaign of this length has every kind of fault.
+const COVERS_ALL: Duration = Duration::from_secs(600);
+/// After so many rounds that failed there is enough to look into.
+const MAX_FAILED: usize = 3;
+
+/// What a campaign is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Campaign {
+    /// For how long.
+    pub length: Duration,
+    /// What chooses everything that is chosen.
+    pub seed: u64,
+    /// Whether a disk can be mounted, to be filled.
+    pub can_mount: bool,
+    /// Is told how far it is.
+    pub tell: fn(&str),
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// How many operations the checker put into an order.
+    pub n_decided: usize,
+    /// Everything that should have been otherwise.
+    pub violations: Vec<String>,
+    /// What the campaign did too little of (Y1).
+    pub shortcomings: Vec<String>,
+    /// What went wrong on purpose.
+    pub done: Done,
+    n_rounds: usize,
+    n_refused: usize,
+    n_unknown: usize,
+    resolved: Resolved,
+    under_faults: Duration,
+    lasted: Duration,
+}
+
+impl Campaign {
+    /// Runs it.
+    pub fn run(&self) -> Summary {
+        let (begin, mut summary, mut n_failed) = (Instant::now(), Summary::default(), 0);
+        let mut deck = Deck::new(&self.kinds(), self.seed);
+        loop {
+            let left = self.length.saturating_sub(begin.elapsed() + AROUND);
+            let is_over = left < SHORTEST && summary.n_rounds > 0;
+            if is_over || n_failed >= MAX_FAILED {
+                break;
+            }
+            let setup = self.setup(summary.n_rounds, left);
+            let number = summary.n_rounds + 1;
+            let kind = if setup.is_faulty { ", disks that can fail" } else { "" };
+            (self.tell)(&format!(
+                "round {number}: {} members{kind}, {} s",
+                setup.n_members,
+                setup.length.as_secs()
+            ));
+            let report = round::run(&setup, &mut deck);
+            (self.tell)(&format!("round {number}: {report}"));
+            n_failed += usize::from(!report.failures.is_empty());
+            for failure in &report.failures {
+                (self.tell)(&format!("round {number} FAILED: {failure}"));
+            }
+            if let Some(kept) = &report.kept {
+                (self.tell)(&format!("round {number}: everything is kept in {}", kept.display()));
+            }
+            summary.add(report);
+        }
+        summary.lasted = begin.elapsed();
+        self.judge(&mut summary);
+        summary
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        ALL.into_iter().filter(|kind| self.can_mount || *kind != Kind::DiskFull).collect()
+    }
+
+    fn setup(&self, round: usize, left: Duration) -> Setup {
+        let is_faulty = round % 3 < FAULTY_ROUNDS;
+        Setup {
+            n_members: if round.is_multiple_of(2) { 3 } else { 5 },
+            length: left.min(ROUND).max(SHORTEST),
+            load: LOAD,
+            is_faulty,
+            // A small disk has no room for the segments of what is released.
+            has_small_disk: self.can_mount && is_faulty,
+            seed: self.seed.wrapping_add(round as u64),
+            tell: self.tell,
+        }
+    }
+
+    fn judge(&self, summary: &mut Summary) {
+        let per_second = summary.per_second();
+        if per_second < MIN_OPS_PER_SECOND {
+            summary.shortcomings.push(format!(
+                "{per_second:.0} operations were decided per second of faults; \
+                 {MIN_OPS_PER_SECOND:.0} are the least"
+            ));
+        }
+        let (n_faults, seconds) = (summary.done.total(), summary.under_faults.as_secs_f64());
+        if (n_faults as f64) < (seconds / FAULT_EVERY.as_secs_f64()).floor() {
+            summary.shortcomings.push(format!(
+                "{n_faults} faults in {seconds:.0} s; one every {FAULT_EVERY:?} is the least"
+            ));
+        }
+        if self.length >= COVERS_ALL {
+            for kind in self.kinds().into_iter().filter(|kind| summary.done.of(*kind) == 0) {
+                summary.shortcomings.push(format!("no fault of the kind \"{kind}\""));
+            }
+        }
+    }
+}
+
+impl Summary {
+    fn add(&mut self, report: Report) {
+        self.n_rounds += 1;
+        self.n_decided += report.tally.n_decided();
+        self.n_refused += report.tally.n_refused;
+        self.n_unknown += report.tally.n_unknown;
+        self.resolved.add(report.resolved);
+        self.done.add(&report.done);
+        self.under_faults += report.lasted;
+        self.violations.extend(report.failures);
+    }
+
+    fn per_second(&self) -> f64 {
+        self.n_decided as f64 / self.under_faults.as_secs_f64().max(1.0)
+    }
+
+    /// Whether all is well, and enough was done to say so.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.shortcomings.is_empty()
+    }
+
+    /// The last line.
+    pub fn closing_line(&self) -> String {
+        let (n_ops, n_faults) = (self.n_decided, self.done.total());
+        let n_violations = self.violations.len();
+        format!("histories: {n_ops} operations, {n_faults} faults, {n_violations} violations")
+    }
+}
+
+/// A table of the faults, and what they were done to.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<24} times", "fault")?;
+        for kind in ALL {
+            writeln!(f, "{kind:<24} {:>5}", self.done.of(kind))?;
+        }
+        let Resolved { n_found, n_absent, n_open } = self.resolved;
+        writeln!(
+            f,
+            "{} rounds in {:.0} s; {} operations decided, {:.0} per second of faults",
+            self.n_rounds,
+            self.lasted.as_secs_f64(),
+            self.n_decided,
+            self.per_second()
+        )?;
+        writeln!(
+            f,
+            "{} refused or never happened, {} open; of the outcomes that clients never heard \
+             {n_found} took effect, {n_absent} never happened, {n_open} cannot be told",
+            self.n_refused, self.n_unknown
+        )?;
+        self.shortcomings
+            .iter()
+            .try_for_each(|shortcoming| writeln!(f, "TOO LITTLE: {shortcoming}"))
+    }
+}

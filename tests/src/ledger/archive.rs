@@ -1,0 +1,114 @@
+//! Keeps every segment that a log ever had: a member lets go of its log while it runs, and what it
+//! let go may be what a client never heard of.
+//!
+//! A segment keeps its file from its first byte to its last, so a second name for the file is
+//! enough. It is given within [`LOOK_EVERY`] of the first one, long before a segment is let go.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A segment lives for seconds at least.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A log's directory, and where its segments are kept: on the same disk.
+#[derive(Debug, Clone)]
+struct Watched {
+    member: u64,
+    log: PathBuf,
+    kept: PathBuf,
+}
+
+/// Second names for the segments of any number of members.
+#[derive(Debug)]
+pub struct Archive {
+    watched: Arc<Mutex<Vec<Watched>>>,
+    stop: Option<Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Archive {
+    /// Begins to keep.
+    pub fn start() -> Archive {
+        let watched = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = channel::<()>();
+        let all = Arc::clone(&watched);
+        let keeper = thread::spawn(move || {
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let all = lock(&all).clone();
+                for watched in &all {
+                    // It may be gone, or not there yet; what is missed shows as a gap.
+                    let _missed = keep(watched);
+                }
+            }
+        });
+        Archive { watched, stop: Some(stop), keeper: Some(keeper) }
+    }
+
+    /// Keeps the log of a member, be it not there yet.
+    ///
+    /// # Panics
+    ///
+    /// When nothing can be written beside its data directory.
+    pub fn watch(&self, member: u64, data_dir: &Path) {
+        let name = format!("kept-{member}");
+        let kept = data_dir.with_file_name(name);
+        fs::create_dir_all(&kept).expect("there is room beside the data directory");
+        lock(&self.watched).push(Watched { member, log: data_dir.join("wal"), kept });
+    }
+
+    /// Keeps what is there now, and tells where: by member, a directory of segments.
+    pub fn stop(mut self) -> Vec<(u64, PathBuf)> {
+        self.end();
+        let all = lock(&self.watched);
+        for watched in all.iter() {
+            // The log of a member that was wiped is gone, and has been kept.
+            let _missed = keep(watched);
+        }
+        all.iter().map(|watched| (watched.member, watched.kept.clone())).collect()
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(keeper) = self.keeper.take() {
+            // One that panicked has said so.
+            let _ended = keeper.join();
+        }
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep(Watched { log, kept, .. }: &Watched) -> io::Result<()> {
+    for entry in fs::read_dir(log)? {
+        let path = entry?.path();
+        let (true, Some(name)) =
+            (path.extension().is_some_and(|extension| extension == "wal"), path.file_name())
+        else {
+            continue;
+        };
+        let second = kept.join(name);
+        match (path.metadata(), second.metadata()) {
+            (Ok(now), Ok(before)) if now.ino() == before.ino() => continue,
+            // Another file has its name now.
+            (Ok(_), Ok(_)) => fs::remove_file(&second)?,
+            (Err(_), _) => continue,
+            (Ok(_), Err(_)) => {}
+        }
+        fs::hard_link(&path, &second)?;
+    }
+    Ok(())
+}
