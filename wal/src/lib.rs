@@ -82,6 +82,8 @@
 //! A test does such damage to random logs and accepts no other.
 
 mod deferred;
+#[doc(hidden)]
+pub mod defects;
 mod error;
 pub mod fs;
 #[cfg(test)]

@@ -38,7 +38,7 @@ use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
-    Commit, Config, Consistency, Defect, Error, Handle, Outcome, Pending, Read, Refusal,
+    Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal,
     SnapshotTaken, Transferred, Unknown, Verified,
 };
 
@@ -62,7 +62,6 @@ struct Recipe {
     joins: Option<u64>,
     policy: SnapshotPolicy,
     segment_bytes: u64,
-    defect: Option<Defect>,
 }
 
 impl Recipe {
@@ -74,7 +73,6 @@ impl Recipe {
             joins: None,
             policy,
             segment_bytes: 64 << 10,
-            defect: None,
         }
     }
 }
@@ -138,7 +136,6 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     config.join = recipe.joins.is_some();
     config.snapshots = recipe.policy;
     config.wal_segment_bytes = recipe.segment_bytes;
-    config.defect = recipe.defect;
     let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let directory = Directory::inspect(Arc::clone(&shared_fs), &config)?;
     let cluster = recipe.joins.unwrap_or_default();
