@@ -10,7 +10,7 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers mutants
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -132,3 +132,8 @@ slow:
 peers: ROUNDS = 10000
 peers:
 	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture
+
+# Every deliberate defect against the campaigns that must find it: a survivor fails. ONLY=<name>,...
+# runs some.
+mutants:
+	cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))

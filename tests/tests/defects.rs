@@ -29,6 +29,24 @@ fn early_acknowledgements_are_found() {
     assert_found("ack-at-append");
 }
 
+/// What `make mutants` runs: a trial of members with the defect that the environment names, or with
+/// none, in the same executable.
+#[test]
+#[ignore = "run by make mutants, which says which defect"]
+fn a_trial_is_linearizable() {
+    let defect = std::env::var("RAFTEXAMPLE_DEFECT").unwrap_or_default();
+    let seed = Rng::seed_from_env(SEED);
+    for round in 0..2 {
+        let trial = trial::run(LENGTH, Some(defect.clone().leak()), seed + round);
+        say(&format!("{SEED}={}: {trial}", seed + round));
+        match trial.verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violation(violation) => panic!("{violation}"),
+            Verdict::TimedOut { key, .. } => panic!("{key} could not be judged in time"),
+        }
+    }
+}
+
 /// The switch is nowhere but in the binary that is built for it, and refuses what it does not know.
 #[test]
 fn defects_are_chosen_by_name_and_only_where_they_are() {

@@ -154,7 +154,10 @@ thread_local! {
 #[cfg(feature = "defects")]
 pub fn from_environment() -> Result<Option<Defect>, String> {
     static NAMED: OnceLock<Result<Option<Defect>, String>> = OnceLock::new();
-    let read = || std::env::var(VARIABLE).ok().map(|name| name.parse()).transpose();
+    let read = || {
+        let name = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty());
+        name.map(|name| name.parse()).transpose()
+    };
     NAMED.get_or_init(read).clone()
 }
 

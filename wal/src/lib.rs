@@ -81,9 +81,9 @@
 //!
 //! A test does such damage to random logs and accepts no other.
 
-mod deferred;
 #[doc(hidden)]
 pub mod defects;
+mod deferred;
 mod error;
 pub mod fs;
 #[cfg(test)]

@@ -20,8 +20,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
     defects::{Defect, has},
+    deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
     error::{Context, Error, Foreign, Result},
     fs::{Fs, SECTOR, parent},
     index::{Breach, LogIndex, MAX_NUMBER, Place, SPAN_BYTES, Span},
@@ -287,8 +287,7 @@ impl Wal {
                 let frame = FrameHeader::decode(bytes, segment.seed)
                     .ok_or_else(|| unreadable(segment, offset, span))?;
                 let bytes = window.frame(offset, &frame).context("read", &segment.path)?;
-                let is_whole =
-                    frame.verify(bytes, segment.seed) || has(Defect::UnverifiedReads);
+                let is_whole = frame.verify(bytes, segment.seed) || has(Defect::UnverifiedReads);
                 if !is_whole || frame.parse(bytes, &mut contents).is_err() {
                     return Err(unreadable(segment, offset, span));
                 }

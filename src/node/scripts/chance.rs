@@ -136,6 +136,10 @@ impl History {
             48 => {
                 let member = self.cluster.member(id);
                 member.consumes = !member.consumes;
+                // The channel has no room for what was next.
+                if let Some(commit) = member.core.next_commit() {
+                    member.core.return_commit(commit);
+                }
             }
             49 => self.break_line(id),
             50..60 => {

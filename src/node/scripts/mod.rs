@@ -38,8 +38,8 @@ use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
-    Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal,
-    SnapshotTaken, Transferred, Unknown, Verified,
+    Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
+    Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -68,12 +68,7 @@ impl Recipe {
     fn founder(ids: &[u64]) -> Self {
         let founders = founders().into_iter().filter(|founder| ids.contains(&founder.id));
         let policy = SnapshotPolicy { entries: 0, bytes: 0, ..SnapshotPolicy::default() };
-        Self {
-            founders: founders.collect(),
-            joins: None,
-            policy,
-            segment_bytes: 64 << 10,
-        }
+        Self { founders: founders.collect(), joins: None, policy, segment_bytes: 64 << 10 }
     }
 }
 
