@@ -102,8 +102,45 @@ pub(crate) fn cluster_id(founders: &[Founder], token: &str) -> u64 {
 /// entries for its own.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    #[cfg(feature = "simulation")]
+    if seeded::fill(&mut bytes) {
+        return bytes;
+    }
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     bytes
+}
+
+/// Randomness that a simulation can repeat.
+#[cfg(feature = "simulation")]
+pub(crate) mod seeded {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// While `run` runs, what this thread draws follows from `seed`.
+    pub(crate) fn with<T>(seed: u64, run: impl FnOnce() -> T) -> T {
+        let before = STATE.replace(Some(seed));
+        let result = run();
+        STATE.set(before);
+        result
+    }
+
+    /// Whether the bytes were filled from a seed.
+    pub(super) fn fill(bytes: &mut [u8]) -> bool {
+        let Some(mut state) = STATE.get() else { return false };
+        for chunk in bytes.chunks_mut(8) {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+        STATE.set(Some(state));
+        true
+    }
 }
 
 #[cfg(test)]

@@ -179,6 +179,10 @@ impl<M: StateMachine> fmt::Debug for Handle<M> {
 }
 
 impl<M: StateMachine> Handle<M> {
+    pub(crate) fn new(node: crate::Handle) -> Self {
+        Self { node, machine: PhantomData }
+    }
+
     /// Offers a command to the log; any member takes it. As [`crate::Handle::propose`], with the
     /// machine's own response.
     ///
@@ -237,11 +241,11 @@ pub fn start<M: StateMachine>(machine: M, channels: Channels) -> io::Result<(Han
     let runner = Runner::new(machine, applied);
     let thread =
         std::thread::Builder::new().name("applier".into()).spawn(move || runner.run(&commits))?;
-    Ok((Handle { node: handle, machine: PhantomData }, Applier { thread }))
+    Ok((Handle::new(handle), Applier { thread }))
 }
 
 /// What the applier's thread does.
-struct Runner<M: StateMachine> {
+pub(crate) struct Runner<M: StateMachine> {
     machine: M,
     applied_index: u64,
     applied_term: u64,
@@ -255,7 +259,7 @@ struct Runner<M: StateMachine> {
 }
 
 impl<M: StateMachine> Runner<M> {
-    fn new(machine: M, applied: Applied) -> Self {
+    pub(crate) fn new(machine: M, applied: Applied) -> Self {
         Self {
             machine,
             applied_index: 0,
@@ -267,16 +271,26 @@ impl<M: StateMachine> Runner<M> {
         }
     }
 
+    #[cfg(feature = "simulation")]
+    pub(crate) fn machine(&self) -> &M {
+        &self.machine
+    }
+
     /// Takes what is there, shows it, and answers for it. An applier that falls behind thereby
     /// shows less often, and catches up.
     fn run(mut self, commits: &Receiver<Commit>) -> Result<(), Error> {
         while let Ok(first) = commits.recv() {
-            self.take(first)?;
-            for commit in commits.try_iter().take(MAX_ITEMS_PER_SHOW - 1) {
-                self.take(commit)?;
-            }
-            self.show_unless_replaying();
+            self.take_all(std::iter::once(first).chain(commits.try_iter()))?;
         }
+        Ok(())
+    }
+
+    /// Takes what is there, up to a bound, and shows it: one turn of the applier.
+    pub(crate) fn take_all(&mut self, commits: impl Iterator<Item = Commit>) -> Result<(), Error> {
+        for commit in commits.take(MAX_ITEMS_PER_SHOW) {
+            self.take(commit)?;
+        }
+        self.show_unless_replaying();
         Ok(())
     }
 

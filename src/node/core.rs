@@ -251,6 +251,68 @@ impl Core {
         self.published >= self.commit_at_start
     }
 
+    /// What the log has synced: the hard state, and the last index.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn durable(&self) -> (HardState, u64) {
+        let wal = self.raw.store().wal();
+        let saved = wal.hard_state();
+        let hard = HardState {
+            term: saved.term,
+            vote: saved.vote,
+            commit: saved.commit,
+            ..HardState::default()
+        };
+        (hard, wal.last_index())
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn cursors(&self) -> crate::sim::Cursors {
+        let (raft, store) = (&self.raw.raft, self.raw.store());
+        let (durable, durable_last) = self.durable();
+        crate::sim::Cursors {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.raft_log.committed,
+            published: self.published,
+            applied: self.applied.index.load(std::sync::atomic::Ordering::SeqCst),
+            last_index: raft.raft_log.last_index(),
+            last_term: raft.raft_log.last_term(),
+            first_index: raft.raft_log.first_index(),
+            snapshot_index: store.snapshot_index(),
+            snapshot_term: store.snapshot_term(),
+            role: role_of(raft.state),
+            leader: raft.leader_id,
+            book_version: self.book_version,
+            durable_term: durable.term,
+            durable_vote: durable.vote,
+            durable_commit: durable.commit,
+            durable_last,
+        }
+    }
+
+    /// Term and fingerprint of an entry of the log.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn entry(&self, index: u64) -> Option<(u64, u64)> {
+        let store = self.raw.store();
+        let wal = store.wal();
+        if index < wal.first_index() || index > wal.last_index() {
+            return None;
+        }
+        let entry = store.read(index, index + 1, u64::MAX).ok()?.pop()?;
+        Some((entry.term, crate::sim::fingerprint(&entry.data)))
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn configuration(&self) -> (Vec<u64>, Vec<u64>) {
+        let conf = self.raw.raft.prs().conf().to_conf_state();
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        (sorted(&conf.voters), sorted(&conf.learners))
+    }
+
     #[cfg(test)]
     pub(crate) fn hard_state(&self) -> &HardState {
         self.raw.store().hard_state()

@@ -44,10 +44,7 @@ pub(super) fn register(
              member's to ask"
         )));
     }
-    let wish = Wish::Join { id: *id, incarnation: identity.incarnation, url: own.to_owned() };
-    let options = ChangeOptions::default();
-    let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
-    let body = Call { asked: Asked::Member(wish), options, patience_ms }.encode();
+    let body = request(identity, own);
     let head = JoinHead {
         id: *id,
         incarnation: identity.incarnation,
@@ -63,39 +60,22 @@ pub(super) fn register(
                 return Err(Error::Interrupted);
             }
             let deadline = Instant::now() + PATIENCE;
-            let refused = match call_url(url, &head, body.clone().into(), deadline) {
-                Ok(answer) => match Changed::decode(&answer.body) {
-                    Ok(Changed::Done { .. }) => {
-                        info!(logger, "joined"; "cluster" => format!("{:016x}", answer.cluster),
-                            "through" => answer.from);
-                        return Ok(answer.cluster);
-                    }
-                    Ok(Changed::Refused(ChangeRefusal { kind, message })) => (kind, message),
-                    Ok(Changed::Unknown(unknown)) => {
-                        (ChangeRefusalKind::NoLeader, unknown.to_string())
-                    }
-                    Err(what) => (ChangeRefusalKind::NoLeader, format!("its answer {what}")),
-                },
-                Err(JoinError::Refused { status: 410, message }) => {
-                    (ChangeRefusalKind::Removed, message)
+            let answer = call_url(url, &head, body.clone().into(), deadline);
+            let answer = match answer {
+                Ok(answer) => {
+                    let told = judged(*id, &answer.body)?;
+                    told.map(|()| (answer.cluster, answer.from))
                 }
-                Err(JoinError::Refused { status: 403, message }) => {
-                    (ChangeRefusalKind::OtherIncarnation, message)
-                }
-                Err(error) => (ChangeRefusalKind::NoLeader, error.to_string()),
+                Err(JoinError::Refused { status, message }) => Err(refused(*id, status, message)?),
+                Err(error) => Err(error.to_string()),
             };
-            match refused {
-                (ChangeRefusalKind::Removed, message) => return Err(Error::Removed(message)),
-                (ChangeRefusalKind::OtherIncarnation, message) => {
-                    return Err(Error::Wiped(message));
+            match answer {
+                Ok((cluster, from)) => {
+                    info!(logger, "joined"; "cluster" => format!("{cluster:016x}"),
+                        "through" => from);
+                    return Ok(cluster);
                 }
-                (
-                    ChangeRefusalKind::Invalid
-                    | ChangeRefusalKind::Conflict
-                    | ChangeRefusalKind::NotFound,
-                    message,
-                ) => return Err(Error::Config(format!("cannot join as member {id}: {message}"))),
-                (_, message) => why = format!("member {other} at {url}: {message}"),
+                Err(message) => why = format!("member {other} at {url}: {message}"),
             }
         }
         if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
@@ -103,5 +83,52 @@ pub(super) fn register(
             warn!(logger, "still joining"; "last" => &why);
         }
         sleep(PAUSE);
+    }
+}
+
+/// What a member that wants to join says.
+pub(crate) fn request(identity: &Identity, own_url: &str) -> Vec<u8> {
+    let Identity { node: id, incarnation, .. } = *identity;
+    let wish = Wish::Join { id, incarnation, url: own_url.to_owned() };
+    let options = ChangeOptions::default();
+    let patience_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
+    Call { asked: Asked::Member(wish), options, patience_ms }.encode()
+}
+
+/// Reads what a member answers to one that wants to join: taken in, or why not yet.
+///
+/// # Errors
+///
+/// Why it never will be.
+pub(crate) fn judged(id: u64, answer: &[u8]) -> Result<Result<(), String>, Error> {
+    match Changed::decode(answer) {
+        Ok(Changed::Done { .. }) => Ok(Ok(())),
+        Ok(Changed::Refused(ChangeRefusal { kind, message })) => end(id, kind, message).map(Err),
+        Ok(Changed::Unknown(unknown)) => Ok(Err(unknown.to_string())),
+        Err(what) => Ok(Err(format!("its answer {what}"))),
+    }
+}
+
+/// Reads the refusal of a head: why there is no answer yet.
+///
+/// # Errors
+///
+/// Why there never will be.
+pub(crate) fn refused(id: u64, status: u16, message: String) -> Result<String, Error> {
+    match status {
+        410 => end(id, ChangeRefusalKind::Removed, message),
+        403 => end(id, ChangeRefusalKind::OtherIncarnation, message),
+        _ => Ok(message),
+    }
+}
+
+fn end(id: u64, kind: ChangeRefusalKind, message: String) -> Result<String, Error> {
+    match kind {
+        ChangeRefusalKind::Removed => Err(Error::Removed(message)),
+        ChangeRefusalKind::OtherIncarnation => Err(Error::Wiped(message)),
+        ChangeRefusalKind::Invalid | ChangeRefusalKind::Conflict | ChangeRefusalKind::NotFound => {
+            Err(Error::Config(format!("cannot join as member {id}: {message}")))
+        }
+        _ => Ok(message),
     }
 }

@@ -19,6 +19,8 @@ mod questions;
 mod reads;
 #[cfg(test)]
 mod scripts;
+#[cfg(feature = "simulation")]
+pub mod seams;
 mod sinks;
 mod space;
 mod workers;
@@ -37,12 +39,20 @@ use slog::{Logger, error, info, warn};
 use wal::fs::{DiskFs, Fs, MemFs};
 
 pub(crate) use self::core::Kept;
-use self::core::{Answer, Ask, ChangeRequest, Core, Done, Parts, Sending};
+#[cfg(feature = "simulation")]
+pub(crate) use self::core::write_captured;
+use self::core::{Answer, Ask, ChangeRequest, Core, Parts, Sending};
+pub(crate) use self::core::{Done, Task};
 pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
-use self::sinks::Sinks;
-use self::space::{Look, SpaceWatch};
+#[cfg(feature = "simulation")]
+pub(crate) use self::join::{
+    judged as join_judged, refused as join_refused, request as join_request,
+};
+pub(crate) use self::sinks::Sinks;
+pub(crate) use self::space::Look;
+use self::space::SpaceWatch;
 use self::workers::Workers;
-use crate::channel::{self, AppliedCell, Limits, Request, Restore};
+use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::directory::{self, Directory, Recovered};
 use crate::identity::{self, Identity};
 use crate::membership::{
@@ -51,7 +61,7 @@ use crate::membership::{
 use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
-use crate::transport::{Frame, Gate, Inbound, LOST_DATA, Settings, Transport};
+use crate::transport::{Carrier, Frame, Gate, Inbound, LOST_DATA, Settings, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
 
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
@@ -136,34 +146,18 @@ impl Node {
         let fs = config.fail(fs).map_err(Error::Config)?;
         let (recovered, listener, own_url) = take_place(&fs, &config, listener, &logger, stop)
             .map_err(|error| with_commands(error, &config))?;
-        let Recovered { identity, storage, header, latest, snapshot, kept, lock } = recovered;
         let unknown = |source| Error::Listen { address: "a bound socket".into(), source };
         let peer_address = listener.local_addr().map_err(unknown)?;
         let listening = |source| Error::Listen { address: peer_address.to_string(), source };
 
-        let snap_dir = directory::snap_dir(&config);
-        let Identity { node, incarnation, cluster } = identity;
-        let pins = directory::pins(&config);
-        let gate = Arc::new(Gate::open(Arc::clone(&fs), &pins, node, incarnation, cluster)?);
-        // Before the first stranger is at the door.
-        introduce(&latest, &gate);
-        let settings = Settings {
-            peer_url: own_url,
-            client_url: config.client_url.clone(),
-            heartbeat_interval: config.heartbeat_interval,
-            election_timeout: config.election_timeout,
-            // Everything raft may have under way to one peer, and as much again of forwards.
-            bulk_queue_bytes: 2
-                * core::MAX_INFLIGHT_MESSAGES as u64
-                * config.max_entry_bytes.max(1 << 20),
-            max_entry_bytes: config.max_entry_bytes,
-        };
+        let gate = open_gate(&fs, &config, &recovered)?;
         let (inbox_tx, inbox) = crossbeam_channel::unbounded();
-        let sinks = Sinks::new(Arc::clone(&fs), snap_dir.clone(), identity.cluster);
+        let sinks =
+            Sinks::new(Arc::clone(&fs), directory::snap_dir(&config), recovered.identity.cluster);
         let transport = Transport::start(
-            settings,
+            settings(&config, own_url),
             listener,
-            &peers(&latest, &config),
+            &peers(&recovered.latest, &config),
             Arc::clone(&gate),
             Arc::new(sinks),
             inbox_tx,
@@ -171,94 +165,44 @@ impl Node {
         )
         .map_err(listening)?;
 
-        let status = Status {
-            id: config.id,
-            cluster_id: identity.cluster,
-            book: latest,
-            client_urls: [(config.id, config.client_url.clone())].into(),
-            // Before the first turn somebody may ask for an index that the log has.
-            last_index: storage.wal().last_index(),
-            ..Status::default()
-        };
-        let shared = Arc::new(Shared::new(status));
+        let shared = first_status(&config, &recovered);
         // Memory has no disk to run out of.
         let space_watch = (!config.in_memory).then(|| {
-            shared.space.set_min(config.min_free_bytes);
             let (fs, directory) = (Arc::clone(&fs), config.data_dir.clone());
             let space = Arc::clone(&shared.space);
             SpaceWatch::start(Look { fs, directory, space, logger: logger.clone() })
         });
         let space_watch = space_watch.transpose().map_err(listening)?;
-        let limits = Limits {
-            max_pending: config.max_pending,
-            max_pending_bytes: config.max_pending_bytes,
-            max_entry_bytes: config.max_entry_bytes,
-        };
-        let (requests_tx, requests) = channel::requests();
-        let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
-        let (wake_tx, wake) = crossbeam_channel::bounded(1);
-        let cell = Arc::new(AppliedCell::default());
-        let handle = Handle::new(requests_tx, Arc::clone(&shared), limits);
-        let applied = Applied { cell: Arc::clone(&cell), wake: wake_tx.clone() };
-
-        let restore = Restore {
-            index: header.index,
-            term: header.term,
-            commit_index: storage.hard_state().commit,
-            state: snapshot,
-        };
         let (captured_tx, captured) = crossbeam_channel::bounded(1);
         let (done_tx, done) = crossbeam_channel::unbounded();
+        let snap_dir = directory::snap_dir(&config);
         let workers =
             Workers::start(Arc::clone(&fs), snap_dir, captured, done_tx).map_err(listening)?;
-        let parts = Parts {
-            fs: Arc::clone(&fs),
-            kept,
-            storage,
-            cluster: identity.cluster,
-            book: header.book,
-            pins: gate.pins(),
-            restore,
+        let around = Around {
+            fs,
+            gate,
+            carrier: transport,
+            chores: workers,
+            shared,
+            inbox,
+            done,
             captured: captured_tx,
-            metrics: handle.metrics().clone(),
-            applied: cell,
-            space: Arc::clone(&shared.space),
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
+            now: Instant::now(),
         };
-        let core = Core::new(&config, parts, &logger)?;
-        let event_loop = Loop {
-            core,
-            next_tick: Instant::now() + config.tick(),
-            config,
-            fs,
-            transport,
-            gate,
-            workers,
-            _space_watch: space_watch,
-            metrics: handle.metrics().clone(),
-            done,
-            book_version: 0,
-            shared,
-            requests,
-            inbox,
-            wake,
-            _wake_tx: wake_tx,
-            commits: commits_tx,
-            stopping: None,
-            removed: None,
-            leaderless_since: Instant::now(),
-            logger: logger.clone(),
-        };
+        let (event_loop, channels, lock) = Loop::new(config, recovered, around, &logger)?;
         let thread = std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || {
                 let result = event_loop.run();
+                // Nobody looks any more once the loop has ended.
+                drop(space_watch);
                 drop(lock);
                 result
             })
             .map_err(listening)?;
-        Ok((Node { thread, peer_address }, Channels { handle, commits, applied }))
+        Ok((Node { thread, peer_address }, channels))
     }
 
     /// Where this node listens for its peers.
@@ -306,6 +250,53 @@ fn take_place(
         None => bind(config, &own_url)?,
     };
     Ok((recovered, listener, own_url))
+}
+
+/// Who may talk to this member, as far as its directory says; told before the first stranger is at
+/// the door.
+pub(crate) fn open_gate(
+    fs: &Arc<dyn Fs>,
+    config: &Config,
+    recovered: &Recovered,
+) -> Result<Arc<Gate>, Error> {
+    let Identity { node, incarnation, cluster } = recovered.identity;
+    let pins = directory::pins(config);
+    let gate = Arc::new(Gate::open(Arc::clone(fs), &pins, node, incarnation, cluster)?);
+    introduce(&recovered.latest, &gate);
+    Ok(gate)
+}
+
+/// What the transport is told.
+pub(crate) fn settings(config: &Config, own_url: String) -> Settings {
+    Settings {
+        peer_url: own_url,
+        client_url: config.client_url.clone(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        // Everything raft may have under way to one peer, and as much again of forwards.
+        bulk_queue_bytes: 2
+            * core::MAX_INFLIGHT_MESSAGES as u64
+            * config.max_entry_bytes.max(1 << 20),
+        max_entry_bytes: config.max_entry_bytes,
+    }
+}
+
+/// What others may know before the first turn.
+pub(crate) fn first_status(config: &Config, recovered: &Recovered) -> Arc<Shared> {
+    let status = Status {
+        id: config.id,
+        cluster_id: recovered.identity.cluster,
+        book: recovered.latest.clone(),
+        client_urls: [(config.id, config.client_url.clone())].into(),
+        // Before the first turn somebody may ask for an index that the log has.
+        last_index: recovered.storage.wal().last_index(),
+        ..Status::default()
+    };
+    let shared = Arc::new(Shared::new(status));
+    if !config.in_memory {
+        shared.space.set_min(config.min_free_bytes);
+    }
+    shared
 }
 
 /// Listens on the configured address, or on the host and port of this member's own URL.
@@ -449,7 +440,7 @@ fn introduce(book: &Book, gate: &Gate) {
 
 /// Whom this member is to dial. One that joined and was not sent its first snapshot has no book:
 /// it asks those it was told of, who may have removed it meanwhile.
-fn peers(book: &Book, config: &Config) -> Vec<(u64, String)> {
+pub(crate) fn peers(book: &Book, config: &Config) -> Vec<(u64, String)> {
     let named = config.founders.iter().map(|founder| (founder.id, founder.url.clone()));
     let members = book.members.iter().map(|(id, member)| (*id, member.url.clone()));
     let all: Vec<_> = if book.members.is_empty() { named.collect() } else { members.collect() };
@@ -465,15 +456,41 @@ struct Stopping {
     handing_over: Option<Instant>,
 }
 
-struct Loop {
+/// Who does for the loop what may take long.
+pub(crate) trait Chores {
+    /// Has it done, some time; that it is done comes back on the loop's channel.
+    fn submit(&self, task: Task);
+}
+
+impl Chores for Workers {
+    fn submit(&self, task: Task) {
+        Workers::submit(self, task);
+    }
+}
+
+/// What a loop stands among: in a process sockets and threads, in a simulation neither.
+pub(crate) struct Around<C, W> {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) carrier: C,
+    pub(crate) chores: W,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inbox: Receiver<Inbound>,
+    pub(crate) done: Receiver<Done>,
+    /// Where captured states go.
+    pub(crate) captured: Sender<Captured>,
+    pub(crate) nonce: u64,
+    pub(crate) seed: u64,
+    pub(crate) now: Instant,
+}
+
+pub(crate) struct Loop<C, W> {
     core: Core,
     config: Config,
     fs: Arc<dyn Fs>,
-    transport: Transport,
+    transport: C,
     gate: Arc<Gate>,
-    workers: Workers,
-    /// Nobody looks any more once the loop has ended.
-    _space_watch: Option<SpaceWatch>,
+    workers: W,
     metrics: Metrics,
     done: Receiver<Done>,
     /// The version of the book that the transport knows.
@@ -494,35 +511,17 @@ struct Loop {
 }
 
 /// Whether the loop goes on.
-enum Turn {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
     Next,
     Last,
 }
 
-impl Loop {
+impl Loop<Transport, Workers> {
     fn run(mut self) -> Result<(), Error> {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.turns()))
             .unwrap_or_else(|panic| Err(Error::Invariant(panic_text(&*panic))));
-        self.shared.request_shutdown();
-        self.shared.end();
-        let result = match result {
-            Err(error @ (Error::LostData(_) | Error::Wiped(_))) => {
-                let Status { book, client_urls, .. } = self.shared.status();
-                let members = book.members.iter().map(|(id, member)| (*id, &*member.url));
-                Err(replacement(error, self.config.id, members, &client_urls))
-            }
-            // What is known to be committed is written down, so that the next start knows it too.
-            Err(Error::ClusterLost(what)) => {
-                Err(last_copy(&what, &self.config.data_dir, self.core.close()))
-            }
-            other => other,
-        };
-        let result = result.map_err(|end| buried(&*self.fs, &self.config, end));
-        match &result {
-            Ok(()) => info!(self.logger, "stopped"),
-            Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
-            Err(error) => error!(self.logger, "stopped"; "error" => %error),
-        }
+        let result = self.conclude(result);
         self.transport.shutdown();
         self.workers.stop();
         result
@@ -534,9 +533,7 @@ impl Loop {
             let turn = self.turn(now)?;
             self.metrics.turn(now.elapsed());
             if let Turn::Last = turn {
-                self.core.close()?;
-                let why = self.stopping.take().and_then(|stopping| stopping.why);
-                return why.map_or(Ok(()), Err);
+                return self.close();
             }
         }
     }
@@ -560,8 +557,136 @@ impl Loop {
         select.ready_deadline(self.next_tick).ok();
         Instant::now()
     }
+}
 
-    fn turn(&mut self, now: Instant) -> Result<Turn, Error> {
+impl<C: Carrier, W: Chores> Loop<C, W> {
+    /// Everything of a member but its threads and sockets, of what its directory gave.
+    ///
+    /// # Errors
+    ///
+    /// raft refuses what it finds in the log.
+    pub(crate) fn new(
+        config: Config,
+        recovered: Recovered,
+        around: Around<C, W>,
+        logger: &Logger,
+    ) -> Result<(Self, Channels, wal::fs::Lock), Error> {
+        let Recovered { identity, storage, header, snapshot, kept, lock, .. } = recovered;
+        let Around { fs, gate, carrier, chores, shared, inbox, done, captured, .. } = around;
+        let limits = Limits {
+            max_pending: config.max_pending,
+            max_pending_bytes: config.max_pending_bytes,
+            max_entry_bytes: config.max_entry_bytes,
+        };
+        let (requests_tx, requests) = channel::requests();
+        let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
+        let (wake_tx, wake) = crossbeam_channel::bounded(1);
+        let cell = Arc::new(AppliedCell::default());
+        let handle = Handle::new(requests_tx, Arc::clone(&shared), limits);
+        let applied = Applied { cell: Arc::clone(&cell), wake: wake_tx.clone() };
+        let restore = Restore {
+            index: header.index,
+            term: header.term,
+            commit_index: storage.hard_state().commit,
+            state: snapshot,
+        };
+        let parts = Parts {
+            fs: Arc::clone(&fs),
+            kept,
+            storage,
+            cluster: identity.cluster,
+            book: header.book,
+            pins: gate.pins(),
+            restore,
+            captured,
+            metrics: handle.metrics().clone(),
+            applied: cell,
+            space: Arc::clone(&shared.space),
+            nonce: around.nonce,
+            seed: around.seed,
+        };
+        let core = Core::new(&config, parts, logger)?;
+        let event_loop = Self {
+            core,
+            next_tick: around.now + config.tick(),
+            config,
+            fs,
+            transport: carrier,
+            gate,
+            workers: chores,
+            metrics: handle.metrics().clone(),
+            done,
+            book_version: 0,
+            shared,
+            requests,
+            inbox,
+            wake,
+            _wake_tx: wake_tx,
+            commits: commits_tx,
+            stopping: None,
+            removed: None,
+            leaderless_since: around.now,
+            logger: logger.clone(),
+        };
+        Ok((event_loop, Channels { handle, commits, applied }, lock))
+    }
+
+    /// Writes down what is known, after the last turn; says why it was the last.
+    pub(crate) fn close(&mut self) -> Result<(), Error> {
+        self.core.close()?;
+        let why = self.stopping.take().and_then(|stopping| stopping.why);
+        why.map_or(Ok(()), Err)
+    }
+
+    /// The last words of a member that ended so: for who asks, for the log, and for its directory.
+    pub(crate) fn conclude(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        self.shared.request_shutdown();
+        self.shared.end();
+        let result = match result {
+            Err(error @ (Error::LostData(_) | Error::Wiped(_))) => {
+                let Status { book, client_urls, .. } = self.shared.status();
+                let members = book.members.iter().map(|(id, member)| (*id, &*member.url));
+                Err(replacement(error, self.config.id, members, &client_urls))
+            }
+            // What is known to be committed is written down, so that the next start knows it too.
+            Err(Error::ClusterLost(what)) => {
+                Err(last_copy(&what, &self.config.data_dir, self.core.close()))
+            }
+            other => other,
+        };
+        let result = result.map_err(|end| buried(&*self.fs, &self.config, end));
+        match &result {
+            Ok(()) => info!(self.logger, "stopped"),
+            Err(Error::Removed(why)) => info!(self.logger, "stopped"; "why" => why),
+            Err(error) => error!(self.logger, "stopped"; "error" => %error),
+        }
+        result
+    }
+
+    /// When the next tick is due.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn next_tick(&self) -> Instant {
+        self.next_tick
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Whether [`next_event`](Loop::next_event) would not block before the next tick.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.core.has_work()
+            || !self.inbox.is_empty()
+            || (self.stopping.is_none() && !self.requests.is_empty())
+            || !self.wake.is_empty()
+            || !self.done.is_empty()
+            || (self.core.has_commits() && !self.commits.is_full())
+    }
+
+    /// One turn: takes what has arrived, ticks if that is due, and does what follows from it.
+    pub(crate) fn turn(&mut self, now: Instant) -> Result<Turn, Error> {
         self.wake.try_recv().ok();
         let mut bytes = self.take_inbox(now)?;
         let mut shutdown = self.shared.shutdown_requested();

@@ -15,7 +15,7 @@ use crate::transport::{SnapshotSink, SnapshotSinks, SnapshotSource};
 const SPARE_BYTES: u64 = 256 << 20;
 
 /// Opens a temporary file for each snapshot that arrives.
-pub(super) struct Sinks {
+pub(crate) struct Sinks {
     fs: Arc<dyn Fs>,
     directory: PathBuf,
     cluster: u64,
@@ -23,7 +23,7 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(fs: Arc<dyn Fs>, directory: PathBuf, cluster: u64) -> Self {
+    pub(crate) fn new(fs: Arc<dyn Fs>, directory: PathBuf, cluster: u64) -> Self {
         // Serials begin anywhere: a node that was stopped in this process may not be done with its
         // own last file.
         let count = AtomicU64::new(u64::from_le_bytes(identity::random()));

@@ -59,11 +59,11 @@ impl Drop for SpaceWatch {
 }
 
 /// One who looks, and says when the bound is crossed.
-pub(super) struct Look {
-    pub(super) fs: Arc<dyn Fs>,
-    pub(super) directory: PathBuf,
-    pub(super) space: Arc<Space>,
-    pub(super) logger: Logger,
+pub(crate) struct Look {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) directory: PathBuf,
+    pub(crate) space: Arc<Space>,
+    pub(crate) logger: Logger,
 }
 
 impl Look {
@@ -73,7 +73,7 @@ impl Look {
         }
     }
 
-    pub(super) fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         let (space, logger) = (&self.space, &self.logger);
         let path = self.directory.display();
         let was_known = space.free().is_some();

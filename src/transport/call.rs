@@ -57,6 +57,11 @@ pub(crate) enum CallResult {
 pub(crate) struct CallReply(oneshot::Sender<Bytes>);
 
 impl CallReply {
+    #[cfg(feature = "simulation")]
+    pub(super) fn new(reply: oneshot::Sender<Bytes>) -> Self {
+        Self(reply)
+    }
+
     pub(crate) fn answer(self, answer: Bytes) {
         // A caller that gave up is not waited for.
         self.0.send(answer).ok();

@@ -81,7 +81,7 @@ impl Rules {
 
 /// Why there will be no conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rejected {
+pub(crate) enum Rejected {
     /// The other side is not one to talk to.
     Them(HeadRefusal),
     /// The other side does not talk to us, or would not if it knew what we are.
@@ -248,6 +248,33 @@ impl Gate {
         let rules = self.rules.borrow();
         self.judge_sender(&rules, &head)?;
         Ok(head)
+    }
+
+    /// As [`admit`](Self::admit), of a head that was parsed, on this thread.
+    #[cfg(feature = "simulation")]
+    pub(super) fn admit_now(&self, head: &Head, asked: Option<u64>) -> Result<(), Rejected> {
+        if asked.is_some_and(|asked| asked != head.from) {
+            let reason = format!("this is member {}", head.from);
+            return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason).into());
+        }
+        let news = {
+            let rules = self.rules.borrow();
+            self.judge(&rules, head)?;
+            self.news(&rules, head)
+        };
+        if news.is_empty() { Ok(()) } else { self.pin(head) }
+    }
+
+    /// As [`admit_joining`](Self::admit_joining), of a head that was parsed.
+    #[cfg(feature = "simulation")]
+    pub(super) fn admit_joining_now(&self, head: &Head) -> Result<(), HeadRefusal> {
+        self.judge_sender(&self.rules.borrow(), head)
+    }
+
+    /// Whether the sender of a head that was admitted still would be.
+    #[cfg(feature = "simulation")]
+    pub(super) fn judge_now(&self, head: &Head) -> Result<(), Rejected> {
+        self.judge(&self.rules.borrow(), head)
     }
 
     /// Returns once the sender of a head that was admitted would not be any more.

@@ -61,25 +61,25 @@ pub(super) enum Kind {
 
 /// One side's statement at the start of a stream or a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) cluster: u64,
-    pub(super) from: u64,
-    pub(super) to: u64,
-    pub(super) incarnation: u128,
-    pub(super) pins: BTreeMap<u64, u128>,
-    pub(super) peer_url: String,
-    pub(super) client_url: String,
+pub(crate) struct Head {
+    pub(crate) cluster: u64,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) incarnation: u128,
+    pub(crate) pins: BTreeMap<u64, u128>,
+    pub(crate) peer_url: String,
+    pub(crate) client_url: String,
 }
 
 /// Why a head was not accepted, as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HeadRefusal {
-    pub(super) status: StatusCode,
-    pub(super) reason: String,
+pub(crate) struct HeadRefusal {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: String,
 }
 
 impl HeadRefusal {
-    pub(super) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into() }
     }
 }

@@ -36,6 +36,8 @@ mod probe;
 mod queue;
 mod shape;
 mod snapshot;
+#[cfg(feature = "simulation")]
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 
@@ -62,16 +64,20 @@ pub(crate) use self::call::{CallReply, CallResult};
 #[cfg(test)]
 pub(crate) use self::frame::MAX_PAYLOAD;
 pub(crate) use self::frame::{Frame, VerdictKind};
+#[cfg(feature = "simulation")]
+pub(crate) use self::gate::Rejected;
+#[cfg(not(feature = "simulation"))]
 use self::gate::Rejected;
 pub(crate) use self::gate::{Gate, LOST_DATA};
+use self::head::Kind;
 pub(crate) use self::head::VERSION as PROTOCOL_VERSION;
-use self::head::{Head, HeadRefusal, Kind};
+pub(crate) use self::head::{Head, HeadRefusal};
 use self::listener::{Slot, Streams};
 use self::peer::{Dialler, Peer};
 use self::places::Places;
 use self::probe::Probe;
 pub(crate) use self::probe::ProbeResult;
-use self::queue::Lane;
+pub(crate) use self::queue::Lane;
 use self::snapshot::{Moving, Sending};
 pub(crate) use self::snapshot::{SnapshotSink, SnapshotSinks, SnapshotSource};
 use crate::Link;
@@ -145,13 +151,14 @@ pub(crate) enum Inbound {
 /// A delivered frame's share of what may wait for the loop; dropping it lets more in.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    slot: Arc<Slot>,
+    /// None: nobody counts.
+    slot: Option<Arc<Slot>>,
     bytes: u32,
 }
 
 impl Permit {
     fn new(slot: Arc<Slot>, bytes: u32) -> Self {
-        Self { slot, bytes }
+        Self { slot: Some(slot), bytes }
     }
 
     /// What the frame was charged with.
@@ -162,8 +169,28 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.slot.give_back(self.bytes);
+        if let Some(slot) = &self.slot {
+            slot.give_back(self.bytes);
+        }
     }
+}
+
+/// What carries the loop's words to the others. [`Transport`] does; a simulation does it too.
+pub(crate) trait Carrier {
+    /// As [`Transport::send`].
+    fn send(&self, to: u64, frame: Frame);
+    /// As [`Transport::set_peers`].
+    fn set_peers(&self, peers: &[(u64, String)]);
+    /// As [`Transport::send_snapshot`].
+    fn send_snapshot(&self, to: u64, message: Message, source: Box<dyn SnapshotSource>);
+    /// As [`Transport::transfers`].
+    fn transfers(&self) -> (Vec<Transfer>, Vec<Transfer>);
+    /// As [`Transport::call`].
+    fn call(&self, to: u64, tag: u64, body: Bytes, deadline: std::time::Instant);
+    /// As [`Transport::probe`].
+    fn probe(&self, url: &str, tag: u64);
+    /// As [`Transport::peers`].
+    fn peers(&self) -> Vec<PeerStatus>;
 }
 
 /// What people are told of a peer.
@@ -337,6 +364,36 @@ pub(crate) struct Transport {
     runtime: Handle,
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
+}
+
+impl Carrier for Transport {
+    fn send(&self, to: u64, frame: Frame) {
+        Transport::send(self, to, frame);
+    }
+
+    fn set_peers(&self, peers: &[(u64, String)]) {
+        Transport::set_peers(self, peers);
+    }
+
+    fn send_snapshot(&self, to: u64, message: Message, source: Box<dyn SnapshotSource>) {
+        Transport::send_snapshot(self, to, message, source);
+    }
+
+    fn transfers(&self) -> (Vec<Transfer>, Vec<Transfer>) {
+        Transport::transfers(self)
+    }
+
+    fn call(&self, to: u64, tag: u64, body: Bytes, deadline: std::time::Instant) {
+        Transport::call(self, to, tag, body, deadline);
+    }
+
+    fn probe(&self, url: &str, tag: u64) {
+        Transport::probe(self, url, tag);
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        Transport::peers(self)
+    }
 }
 
 impl Transport {

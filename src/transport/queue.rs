@@ -28,7 +28,7 @@ const BULK_FRAMES: usize = 32 << 10;
 /// The two kinds of stream. Appends are large and may be lost together; everything else is small
 /// and must not wait behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     Bulk,
     Control,
 }

@@ -133,7 +133,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    fn new(held: impl Any + Send + Sync) -> Self {
+    /// A lock that dropping `held` lets go of: for file systems of other crates.
+    pub fn new(held: impl Any + Send + Sync) -> Self {
         Self { _held: Box::new(held) }
     }
 }

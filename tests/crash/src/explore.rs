@@ -1,0 +1,345 @@
+//! From one life of a program to every state in which a crash could leave its disk, and on from
+//! each of them.
+//!
+//! - E1 Every boundary between two operations is a place where power can fail; what is cut within
+//!   an operation is what an image holds of it after it, since nothing of it was synced.
+//! - E2 Each image is opened by the production code and judged by what was known before the
+//!   crash: what is looked at again is an image with other knowledge, what is counted is an image.
+//! - E3 The life after a crash is recorded too, its repairs included, and power fails in it again.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::choice::{Built, Choice, Frontier};
+use crate::disk::{Disk, Image, Op};
+use crate::journal::JournalFs;
+
+/// A program that uses a disk, and what an observer may expect of it.
+pub trait Life {
+    /// What an observer knows to be on the disk.
+    type Known: Clone + Hash;
+
+    /// What is known before the first start.
+    fn unborn(&self) -> Self::Known;
+
+    /// Starts on a disk, judges what was found against what is known, and goes on for a while.
+    ///
+    /// # Errors
+    ///
+    /// What was found is not what may be there, or cannot be gone on from.
+    fn live(&self, start: Start<'_, Self::Known>) -> Result<Lived, String>;
+}
+
+/// A start after a crash.
+pub struct Start<'a, K> {
+    /// The disk.
+    pub fs: &'a JournalFs,
+    /// What must be on it.
+    pub known: K,
+    /// The files in which the disk put what nobody wrote.
+    pub garbage: &'a [String],
+    /// How many steps to go on for.
+    pub steps: usize,
+    /// How many crashes came before.
+    pub nth: usize,
+    marks: &'a mut Vec<(usize, K)>,
+}
+
+impl<K: Clone> Start<'_, K> {
+    /// From here on more is known.
+    pub fn mark(&mut self, known: K) {
+        self.marks.push((self.fs.n_ops(), known.clone()));
+        self.known = known;
+    }
+}
+
+/// How a life went that broke no promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lived {
+    /// Until its end.
+    On,
+    /// It did not start, and that is right.
+    Refused,
+}
+
+/// How much of what is possible is looked at, after the nth crash.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// How many steps the life goes on for.
+    pub steps: usize,
+    /// At how many boundaries of it power fails, at most.
+    pub boundaries: usize,
+    /// All images of a boundary are tried when there are at most so many.
+    pub exact: u64,
+    /// How many are drawn where there are more.
+    pub draws: u64,
+    /// How many hold garbage.
+    pub garbage: u64,
+}
+
+/// The images that were met, by their hashes.
+pub struct Seen {
+    shards: Vec<Mutex<HashSet<u128, BuildHasherDefault<Halved>>>>,
+    count: AtomicU64,
+}
+
+/// The images' hashes are as good as any.
+#[derive(Default)]
+pub struct Halved(u64);
+
+impl Hasher for Halved {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0 = number as u64 ^ (number >> 64) as u64;
+    }
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let shards = (0..64).map(|_| Mutex::default()).collect();
+        Self { shards, count: AtomicU64::new(0) }
+    }
+}
+
+impl Seen {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn insert(&self, hash: u128) -> bool {
+        let shard = &self.shards[(hash >> 122) as usize];
+        let is_new = shard.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
+        self.count.fetch_add(u64::from(is_new), Ordering::Relaxed);
+        is_new
+    }
+}
+
+/// The way to a state: for each crash the boundary and what was left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Way(pub Vec<(usize, Choice)>);
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let crashes: Vec<_> = self.0.iter().map(|(at, choice)| format!("{at}{choice}")).collect();
+        f.write_str(&crashes.join("/"))
+    }
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let crash = |text: &str| {
+            let at = text.find(['n', 's', 'g']).ok_or(format!("{text:?} is no crash"))?;
+            let boundary = text[..at].parse().map_err(|_| format!("{text:?} has no boundary"))?;
+            Ok::<_, String>((boundary, text[at..].parse()?))
+        };
+        text.split('/').filter(|text| !text.is_empty()).map(crash).collect::<Result<_, _>>().map(Way)
+    }
+}
+
+/// A state that broke a promise.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// How to get there.
+    pub way: Way,
+    /// What was wrong.
+    pub what: String,
+    /// What was on the disk.
+    pub image: String,
+}
+
+/// How an exploration went.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// States that were opened, also those that were met before with other knowledge.
+    pub opened: u64,
+    /// States with garbage that were refused.
+    pub refused: u64,
+    /// States after two crashes or more.
+    pub again: u64,
+    /// What went wrong.
+    pub failures: Vec<Failure>,
+}
+
+/// Goes from the beginning of a life through all of `plans`, one for each crash and one for the
+/// first start. Ends early when `is_over` says so, or when three states have failed.
+pub fn explore<L: Life>(
+    life: &L,
+    plans: &[Plan],
+    seed: u64,
+    seen: &Seen,
+    is_over: &dyn Fn() -> bool,
+) -> Tally {
+    let mut explorer = Explorer {
+        life,
+        plans,
+        seed,
+        seen,
+        is_over,
+        checked: HashSet::default(),
+        way: Way::default(),
+        tally: Tally::default(),
+    };
+    let nothing = Built { image: Image::empty(), garbage: Vec::new() };
+    explorer.visit(&nothing, life.unborn());
+    explorer.tally
+}
+
+/// Goes one way to one state again.
+///
+/// # Errors
+///
+/// What was wrong with it, or the way leads nowhere.
+pub fn replay<L: Life>(life: &L, plans: &[Plan], way: &Way) -> Result<(Lived, String), Failure> {
+    let mut built = Built { image: Image::empty(), garbage: Vec::new() };
+    let mut known = life.unborn();
+    for (depth, crash) in way.0.iter().map(Some).chain([None]).enumerate() {
+        let (ops, marks, result) = run(life, &built, known.clone(), plans[depth].steps, depth);
+        let failure = |what: String| Failure {
+            way: way.clone(),
+            what,
+            image: built.image.describe(),
+        };
+        let Some((boundary, choice)) = crash else {
+            return result.map(|lived| (lived, built.image.describe())).map_err(failure);
+        };
+        if *boundary > ops.len() {
+            return Err(failure(format!("there are only {} boundaries", ops.len())));
+        }
+        let mut disk = Disk::new(&built.image);
+        ops[..*boundary].iter().for_each(|op| disk.apply(op));
+        known = known_at(&marks, *boundary, known);
+        let next = Frontier::new(&disk).build(*choice);
+        built = next.ok_or_else(|| failure("no such image".into()))?;
+    }
+    unreachable!("the last of the chain returns")
+}
+
+struct Explorer<'a, L: Life> {
+    life: &'a L,
+    plans: &'a [Plan],
+    seed: u64,
+    seen: &'a Seen,
+    is_over: &'a dyn Fn() -> bool,
+    /// Images and what was known of them.
+    checked: HashSet<u128, BuildHasherDefault<Halved>>,
+    way: Way,
+    tally: Tally,
+}
+
+/// Failures of one trace after which no more of it is looked at.
+const ENOUGH: usize = 3;
+
+impl<L: Life> Explorer<'_, L> {
+    fn visit(&mut self, built: &Built, known: L::Known) {
+        let depth = self.way.0.len();
+        let plan = self.plans[depth];
+        let (ops, marks, result) = run(self.life, built, known.clone(), plan.steps, depth);
+        self.tally.opened += 1;
+        self.tally.again += u64::from(depth > 1);
+        match result {
+            Ok(Lived::Refused) => {
+                self.tally.refused += 1;
+                if ops.iter().any(|op| !matches!(op, Op::Sync { .. } | Op::SyncDir { .. })) {
+                    self.fail(built, "what was refused was changed".into());
+                }
+                return;
+            }
+            Ok(Lived::On) => {}
+            Err(what) => self.fail(built, what),
+        }
+        if depth + 1 == self.plans.len() {
+            return;
+        }
+        let stride = ops.len().checked_div(plan.boundaries).unwrap_or(usize::MAX).max(1);
+        let phase = if stride > 1 { self.seed as usize % stride } else { 0 };
+        let mut disk = Disk::new(&built.image);
+        for boundary in 0..=ops.len() {
+            if let Some(at) = boundary.checked_sub(1) {
+                disk.apply(&ops[at]);
+            }
+            if boundary != ops.len() && boundary % stride != phase {
+                continue;
+            }
+            let known = known_at(&marks, boundary, known.clone());
+            let frontier = Frontier::new(&disk);
+            let is_exact = frontier.count(plan.exact).is_some();
+            if is_exact {
+                frontier.each(|choice, built| self.meet(boundary, choice, &built, &known));
+            }
+            let n_draws = if is_exact { 0 } else { plan.draws };
+            let seed = |nth: u64| self.seed.rotate_left(20) ^ (boundary as u64) << 8 ^ nth;
+            let drawn = (0..n_draws).map(|nth| Choice::Drawn(seed(nth)));
+            let garbage = (0..plan.garbage).map(|nth| Choice::Garbage(seed(nth)));
+            for choice in drawn.chain(garbage).collect::<Vec<_>>() {
+                if let Some(built) = frontier.build(choice) {
+                    self.meet(boundary, choice, &built, &known);
+                }
+            }
+        }
+    }
+
+    fn meet(&mut self, boundary: usize, choice: Choice, built: &Built, known: &L::Known) {
+        if self.tally.failures.len() >= ENOUGH || (self.is_over)() {
+            return;
+        }
+        let hash = built.image.hash();
+        let mut knowledge = DefaultHasher::new();
+        (known, &built.garbage).hash(&mut knowledge);
+        if !self.checked.insert(hash ^ u128::from(knowledge.finish()) << 32) {
+            return;
+        }
+        self.seen.insert(hash);
+        self.way.0.push((boundary, choice));
+        self.visit(built, known.clone());
+        self.way.0.pop();
+    }
+
+    fn fail(&mut self, built: &Built, what: String) {
+        let (way, image) = (self.way.clone(), built.image.describe());
+        self.tally.failures.push(Failure { way, what, image });
+    }
+}
+
+type Marks<K> = Vec<(usize, K)>;
+
+fn run<L: Life>(
+    life: &L,
+    built: &Built,
+    known: L::Known,
+    steps: usize,
+    nth: usize,
+) -> (Vec<Op>, Marks<L::Known>, Result<Lived, String>) {
+    let fs = JournalFs::new(&built.image);
+    let mut marks = Vec::new();
+    let start = Start { fs: &fs, known, garbage: &built.garbage, steps, nth, marks: &mut marks };
+    let result = catch_unwind(AssertUnwindSafe(|| life.live(start)));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("without words")))
+    });
+    (fs.take_ops(), marks, result)
+}
+
+/// What was known when so many operations were done.
+fn known_at<K: Clone>(marks: &Marks<K>, boundary: usize, before: K) -> K {
+    let last = marks.iter().rev().find(|(at, _)| *at <= boundary);
+    last.map_or(before, |(_, known)| known.clone())
+}

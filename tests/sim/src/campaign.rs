@@ -1,0 +1,1 @@
+//! Many seeds, spread over threads, and what is said of them.

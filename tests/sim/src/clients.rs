@@ -1,0 +1,1 @@
+//! Who asks the members, and whether what they were told is true.

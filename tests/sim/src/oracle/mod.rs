@@ -1,0 +1,1 @@
+//! The invariants, checked after every step of a member.
