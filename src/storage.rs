@@ -205,7 +205,7 @@ impl Storage {
             assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
             return Ok(());
         }
-        if has(Defect::DropHardState) && entries.is_empty() {
+        if has(Defect::DropHardState) && entries.is_empty() && self.batch.is_empty() {
             return Ok(());
         }
         for entry in &entries {

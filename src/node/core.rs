@@ -318,6 +318,16 @@ impl Core {
         self.raw.store().hard_state()
     }
 
+    /// The index of the snapshot that this member goes on from, and that of the newest marker in
+    /// its log for what is committed.
+    #[cfg(test)]
+    pub(crate) fn newest_snapshots(&self) -> (u64, u64) {
+        let store = self.raw.store();
+        let committed = |marker: &&wal::Marker| marker.index <= store.hard_state().commit;
+        let marker = store.wal().markers().iter().rev().find(committed);
+        (store.snapshot_index(), marker.map_or(0, |marker| marker.index))
+    }
+
     /// Grows whenever the book changes.
     pub(crate) fn book_version(&self) -> u64 {
         self.book_version

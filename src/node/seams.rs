@@ -164,7 +164,8 @@ impl Stepped {
             seed: settings.seed,
         };
         let core = Core::new(&config, parts, &logger())?;
-        let limits = Limits { max_pending: 1000, max_pending_bytes: 1 << 30, max_entry_bytes: 1 << 20 };
+        let limits =
+            Limits { max_pending: 1000, max_pending_bytes: 1 << 30, max_entry_bytes: 1 << 20 };
         let (requests_tx, requests) = channel::requests();
         Ok(Self {
             fs,
@@ -198,11 +199,7 @@ impl Stepped {
     /// # Errors
     ///
     /// What ends the node.
-    pub fn write(
-        &mut self,
-        commands: &[Bytes],
-        told: &mut dyn FnMut(Told),
-    ) -> Result<(), Error> {
+    pub fn write(&mut self, commands: &[Bytes], told: &mut dyn FnMut(Told)) -> Result<(), Error> {
         let deadline = self.now + Duration::from_secs(5);
         for data in commands {
             // Who waits for it is answered by what is applied, which is what `told` hears of.
@@ -464,7 +461,8 @@ pub fn snapshot_file(at: (u64, u64), state: &BTreeMap<u64, Bytes>) -> Result<Vec
     let fs: Arc<dyn Fs> = Arc::new(MemFs::volatile());
     let path = PathBuf::from("/sent");
     let broken = |failure: snapshot::Failure| Error::Disk(failure.to_string());
-    let written = snapshot::write(&fs, &path, &header(at), |file| file.write_all(&encode_state(state)));
+    let written =
+        snapshot::write(&fs, &path, &header(at), |file| file.write_all(&encode_state(state)));
     let bytes = written.map_err(broken)?.bytes;
     wal::fs::read_file(&*fs, &path, bytes).map_err(|error| Error::Disk(error.to_string()))
 }
@@ -487,7 +485,8 @@ fn read_state(mut state: Box<dyn std::io::Read + Send>) -> std::io::Result<BTree
         let (words, _) = head.as_chunks::<8>();
         let [index, length] = [0, 1].map(|nth| u64::from_le_bytes(words[nth]));
         let length = usize::try_from(length).map_err(std::io::Error::other)?;
-        let (data, tail) = tail.split_at_checked(length).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let (data, tail) =
+            tail.split_at_checked(length).ok_or(std::io::ErrorKind::UnexpectedEof)?;
         found.insert(index, Bytes::copy_from_slice(data));
         rest = tail;
     }

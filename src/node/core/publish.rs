@@ -32,8 +32,11 @@ impl Core {
             if entry.index <= self.published {
                 continue;
             }
-            let follows = entry.index == self.published + 1 || has(Defect::SkipMissed);
-            if !follows || !self.has_room() {
+            if has(Defect::SkipMissed) && !self.has_room() {
+                (self.published, self.published_term) = (entry.index, entry.term);
+                continue;
+            }
+            if entry.index != self.published + 1 || !self.has_room() {
                 break;
             }
             if entry.term < self.published_term {

@@ -49,6 +49,37 @@ fn a_new_member_learns_and_then_votes() {
     cluster.assert_same_logs();
 }
 
+/// A learner that is heard, but to which nothing of the log comes through, is not promoted: it
+/// would be counted upon for what it does not have.
+#[test]
+fn a_learner_without_the_log_stays_one() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    let leader = cluster.elect();
+    cluster.write(leader, 20);
+    done(cluster.changed(leader, add(4)));
+    cluster.join(4);
+    let is_bulk = |(_, to, wire): &(u64, u64, Wire)| match wire {
+        Wire::Frame(Frame::Raft(m)) => *to == 4 && m.get_msg_type() == MessageType::MsgAppend,
+        Wire::Snapshot(..) => *to == 4,
+        _ => false,
+    };
+    for _ in 0..200 {
+        cluster.now += Duration::from_millis(10);
+        (1..=4).for_each(|id| cluster.turn(id, true).unwrap());
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            let one = (from, to, wire);
+            if is_bulk(&one) {
+                cluster.lost(one.0, one.1, one.2);
+            } else {
+                cluster.deliver(one.0, one.1, one.2).unwrap();
+            }
+        }
+    }
+    assert_eq!(role(&mut cluster, leader, 4), MemberRole::Learner);
+    cluster.ticks(200);
+    assert_eq!(role(&mut cluster, leader, 4), MemberRole::Voter);
+}
+
 /// A new member hears of its leader before it has anything to serve: whoever waits for it to be
 /// ready, a rolling replacement above all, must not go on then.
 #[test]

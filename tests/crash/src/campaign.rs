@@ -235,6 +235,8 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| format!("{text:?} is none of short, log, lone and follower"))
+        found
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| format!("{text:?} is none of short, log, lone and follower"))
     }
 }

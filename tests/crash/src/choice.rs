@@ -100,7 +100,8 @@ impl<'a> Frontier<'a> {
         let mut count = 0_u64;
         for names in 0..1 << self.changes.len() {
             let (_, files) = self.reach(|nth| names >> nth & 1 == 1);
-            let images = self.slots(&files).iter().try_fold(1_u64, |n, slot| n.checked_mul(slot.n()));
+            let images =
+                self.slots(&files).iter().try_fold(1_u64, |n, slot| n.checked_mul(slot.n()));
             count = count.checked_add(images?)?;
             if count > most {
                 return None;

@@ -59,7 +59,10 @@ fn mix(hash: u128, word: u64) -> u128 {
         (product as u64) ^ (product >> 64) as u64
     };
     let low = fold(hash as u64 ^ word ^ 0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93);
-    let high = fold((hash >> 64) as u64 ^ word.rotate_left(29) ^ 0x2545_f491_4f6c_dd1d, 0xa076_1d64_78bd_642f);
+    let high = fold(
+        (hash >> 64) as u64 ^ word.rotate_left(29) ^ 0x2545_f491_4f6c_dd1d,
+        0xa076_1d64_78bd_642f,
+    );
     u128::from(low.rotate_left(17)) | (u128::from(high.rotate_left(31)) << 64)
 }
 

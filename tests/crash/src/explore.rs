@@ -12,8 +12,8 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::choice::{Built, Choice, Frontier};
 use crate::disk::{Disk, Image, Op};
@@ -149,7 +149,11 @@ impl FromStr for Way {
             let boundary = text[..at].parse().map_err(|_| format!("{text:?} has no boundary"))?;
             Ok::<_, String>((boundary, text[at..].parse()?))
         };
-        text.split('/').filter(|text| !text.is_empty()).map(crash).collect::<Result<_, _>>().map(Way)
+        text.split('/')
+            .filter(|text| !text.is_empty())
+            .map(crash)
+            .collect::<Result<_, _>>()
+            .map(Way)
     }
 }
 
@@ -211,11 +215,8 @@ pub fn replay<L: Life>(life: &L, plans: &[Plan], way: &Way) -> Result<(Lived, St
     let mut known = life.unborn();
     for (depth, crash) in way.0.iter().map(Some).chain([None]).enumerate() {
         let (ops, marks, result) = run(life, &built, known.clone(), plans[depth].steps, depth);
-        let failure = |what: String| Failure {
-            way: way.clone(),
-            what,
-            image: built.image.describe(),
-        };
+        let failure =
+            |what: String| Failure { way: way.clone(), what, image: built.image.describe() };
         let Some((boundary, choice)) = crash else {
             return result.map(|lived| (lived, built.image.describe())).map_err(failure);
         };

@@ -5,8 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The features that have the defects compiled in.
-const FEATURES: [&str; 3] = ["wal/defects", "raftnode/defects", "raftexample/defects"];
+/// The packages that have defects in them, or run what has.
+const PACKAGES: [&str; 5] = ["wal", "raftnode", "raftexample", "tests", "crash"];
+
+/// What has the defects compiled in.
+const FEATURES: &str = "wal/defects,raftnode/defects,raftexample/defects,crash/defects";
+
+/// The programs that campaigns run.
+const BINARIES: [&str; 2] = ["crash", "raftexample-defects"];
 
 /// What an executable is to cargo: a kind of target, and its name.
 type Target = (String, String);
@@ -17,53 +23,51 @@ pub struct Built {
     executables: BTreeMap<Target, PathBuf>,
 }
 
-/// What to build.
-#[derive(Debug, Default)]
-pub struct Plan {
-    /// Packages, with the features that they have beside the defects.
-    pub packages: Vec<&'static str>,
-    /// What of them, in cargo's words.
-    pub targets: Vec<&'static str>,
-}
-
-impl Plan {
-    /// What the log's own campaigns need, which is built in seconds.
-    pub fn of_the_log() -> Self {
-        let targets = vec!["--lib", "--test", "crash", "--test", "damage", "--test", "model"];
-        Self { packages: vec!["wal"], targets }
-    }
-
-    /// What all campaigns need.
-    pub fn whole() -> Self {
-        let mut plan = Self::of_the_log();
-        plan.packages.extend(["raftnode", "raftexample", "tests"]);
-        plan.targets.extend(["--test", "disk", "--test", "defects"]);
-        plan
-    }
-}
-
 impl Built {
-    /// Asks cargo for all of it in one go.
+    /// Asks cargo for what all campaigns need. The same packages are named each time, so that they
+    /// are compiled with the same features, and once.
     ///
     /// # Errors
     ///
-    /// cargo does not run, or what it said last when it fails.
-    pub fn new(workspace: &Path, plan: &Plan) -> io::Result<Self> {
+    /// cargo does not run, or fails; what it said is on standard error.
+    pub fn all(workspace: &Path) -> io::Result<Self> {
+        let tests = ["crash", "damage", "model", "disk", "defects"];
+        let tests = ["--lib"].into_iter().chain(tests.iter().flat_map(|test| ["--test", test]));
+        let mut built = Self::new(workspace, &["test", "--no-run"], &PACKAGES, FEATURES, tests)?;
+        let binaries = BINARIES.iter().flat_map(|binary| ["--bin", binary]);
+        let binaries = Self::new(workspace, &["build"], &PACKAGES, FEATURES, binaries)?;
+        built.executables.extend(binaries.executables);
+        Ok(built)
+    }
+
+    /// Asks cargo for what the log's own campaigns need: seconds, where all takes minutes.
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Self::all).
+    pub fn of_the_log(workspace: &Path) -> io::Result<Self> {
+        let targets = ["--test", "crash", "--test", "damage", "--test", "model"];
+        Self::new(workspace, &["test", "--no-run"], &["wal"], "wal/defects", targets.into_iter())
+    }
+
+    fn new<'a>(
+        workspace: &Path,
+        action: &[&str],
+        packages: &[&str],
+        features: &str,
+        targets: impl Iterator<Item = &'a str>,
+    ) -> io::Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command.current_dir(workspace).args(["test", "--no-run", "--quiet"]);
-        for package in &plan.packages {
+        command.current_dir(workspace).args(action).arg("--quiet");
+        packages.iter().for_each(|package| {
             command.args(["--package", package]);
-        }
-        let of_plan = |feature: &&str| {
-            plan.packages.iter().any(|package| feature.starts_with(&format!("{package}/")))
-        };
-        let features: Vec<&str> = FEATURES.iter().copied().filter(|f| of_plan(f)).collect();
-        command.args(["--features", &features.join(",")]).args(&plan.targets);
+        });
+        command.args(["--features", features]).args(targets);
         command.args(["--message-format", "json-render-diagnostics"]);
         let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         if !output.status.success() {
-            return Err(io::Error::other(format!("cargo: {}", output.status)));
+            return Err(io::Error::other(format!("cargo {}: {}", action[0], output.status)));
         }
         Ok(Self::from_messages(&String::from_utf8_lossy(&output.stdout)))
     }

@@ -54,6 +54,9 @@ impl Campaign {
                 command
             }
         };
+        if let Some(binary) = built.binary("raftexample-defects") {
+            command.env("RAFTEXAMPLE_WITH_DEFECTS", binary);
+        }
         command.env_remove("RAFTEXAMPLE_DEFECT").env("RUST_BACKTRACE", "0");
         command.envs(SEEDS.iter().map(|name| (name, SEED)));
         Some(command)

@@ -6,8 +6,8 @@ use crate::campaign::Campaign::{self, Test, Unit};
 
 /// Random histories of three stepped members.
 const CHANCE: Campaign = raftnode("node::scripts::chance::whatever_happens_what_is_told_is_true");
-/// Power that fails at any two points of a log's life.
-const TWICE: Campaign = log("crash", "every_pair_of_crash_points_keeps_what_was_acknowledged");
+/// Power failures in the lives of logs and of whole members.
+const STATES: Campaign = Campaign::Crash { states: 20_000 };
 /// Every message that raft must not see.
 const WALL: Campaign = raftnode("vet::rows::the_wall_stops_every_row");
 /// Random commands, beside a model of the store.
@@ -31,18 +31,18 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
     use Defect::*;
     let script = |test| raftnode(test);
     match defect {
-        SkipSync => vec![TWICE],
-        RetrySync => vec![log("model", "every_failed_operation_latches")],
+        SkipSync => vec![STATES],
+        RetrySync => vec![log("crash", "a_batch_whose_sync_failed_is_not_taken_from_the_cache")],
         Unlatched => vec![log("model", "every_failed_operation_latches")],
-        SkipDirSync => vec![TWICE],
-        SkipSealSync => vec![TWICE],
-        NoHeadState => vec![TWICE],
-        PiecemealRelease => vec![TWICE],
+        SkipDirSync => vec![STATES],
+        SkipSealSync => vec![STATES],
+        NoHeadState => vec![STATES],
+        PiecemealRelease => vec![STATES],
         TruncateOnDamage => {
             vec![log("damage", "every_flipped_byte_is_refused_or_costs_the_last_batch_alone")]
         }
-        KeepTornBytes => vec![TWICE],
-        BelieveCache => vec![log("crash", "what_open_returns_survives_the_next_crash")],
+        KeepTornBytes => vec![STATES],
+        BelieveCache => vec![STATES, log("crash", "what_open_returns_survives_the_next_crash")],
         UnverifiedReads => vec![log("model", "an_entry_that_changed_on_disk_is_not_returned")],
         ForeignLog => vec![log("damage", "foreign_segments_are_named_as_such")],
         NoLock => vec![log("disk", "whole_files_and_locks")],
@@ -51,31 +51,29 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         IgnoreSaveError => {
             vec![script("node::scripts::writes::nothing_is_promised_before_the_sync")]
         }
-        EarlySend => vec![script("node::scripts::writes::nothing_is_promised_before_the_sync")],
+        EarlySend => {
+            vec![STATES, script("node::scripts::writes::nothing_is_promised_before_the_sync")]
+        }
         EarlyVote => {
             vec![script("node::scripts::changes::a_lone_voter_is_silent_before_its_own_vote")]
         }
-        HardStateFirst => vec![CHANCE],
+        HardStateFirst => vec![STATES, CHANCE],
         MarkerFirst => {
             vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]
         }
         NewerConfState => vec![CHANCE],
 
-        UnsyncedSnapshot => {
-            vec![script("snapshot::tests::crash_leaves_no_final_name_or_a_whole_file")]
-        }
-        UnsyncedInstall => {
-            vec![script(
-                "node::scripts::snapshots::a_crash_at_any_step_of_installing_loses_nothing",
-            )]
-        }
+        UnsyncedSnapshot => vec![STATES],
+        UnsyncedInstall => vec![STATES],
         UncheckedSnapshot => vec![script("snapshot::tests::truncated_or_flipped_file_is_refused")],
         SnapshotAhead => vec![CHANCE],
         ForgetRemoved => vec![script("node::scripts::changes::a_snapshot_knows_who_was_removed")],
         PatchedConfState => {
             vec![script("node::scripts::changes::a_new_member_learns_and_then_votes")]
         }
-        KeepTooFew => vec![script("node::scripts::snapshots::the_newest_snapshot_is_never_purged")],
+        KeepTooFew => {
+            vec![STATES, script("node::scripts::snapshots::the_newest_snapshot_is_never_purged")]
+        }
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
         RepublishRestored => {
@@ -113,18 +111,14 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
         TwoChanges => vec![script("node::scripts::changes::one_change_at_a_time")],
         BlindPromotion => {
-            vec![script("node::scripts::changes::a_new_member_learns_and_then_votes")]
+            vec![script("node::scripts::changes::a_learner_without_the_log_stays_one")]
         }
         LearnersInQuorum => {
             vec![script("membership::judge::tests::a_quorum_of_live_voters_must_be_left")]
         }
         IdReturns => vec![script("node::scripts::changes::a_restart_knows_the_changed_book")],
-        RemovedMayTalk => {
-            vec![script("transport::tests::members::removal_ends_streams_and_refuses_new_ones")]
-        }
-        WipedMayTalk => {
-            vec![script("transport::tests::members::a_wiped_member_is_refused_by_whoever_met_it")]
-        }
+        RemovedMayTalk => vec![script("transport::gate::tests::heads_are_judged")],
+        WipedMayTalk => vec![script("transport::gate::tests::heads_are_judged")],
         ForeignPeer => vec![script("transport::gate::tests::heads_are_judged")],
         VolatilePins => {
             vec![script("transport::gate::tests::pins_are_durable_before_anyone_is_let_in")]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use mutants::build::{Built, Plan};
+use mutants::build::Built;
 use mutants::campaign::Campaign;
 use mutants::catalogue::campaigns;
 use mutants::hunt::{End, Run, run};
@@ -48,7 +48,7 @@ fn hunt(args: &Args) -> io::Result<bool> {
     let defects = chosen(&args.only)?;
     let begin = Instant::now();
     say("building");
-    let built = Built::new(workspace(), &Plan::whole())?;
+    let built = Built::all(workspace())?;
     say(&format!("built in {:.0} s", begin.elapsed().as_secs_f64()));
 
     let pairs: Vec<(Defect, Campaign)> = defects

@@ -103,7 +103,9 @@ impl Life for LogLife {
         let mut wal = match opened {
             Ok(wal) => wal,
             Err(Error::Corrupt { .. }) if may_refuse(start.garbage) => return Ok(Lived::Refused),
-            Err(error) => return Err(format!("with {:?} steps acknowledged: {error}", start.known)),
+            Err(error) => {
+                return Err(format!("with {:?} steps acknowledged: {error}", start.known));
+            }
         };
         let least = start.known.unwrap_or(0);
         let most = (least + 1).min(self.steps.len());

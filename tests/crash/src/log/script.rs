@@ -81,7 +81,13 @@ pub(super) fn any(random: &mut Rng, model: &Model) -> Step {
             let hard_state = Some(HardState { term, vote: 0, commit: index });
             return Step::Save { marker, entries: Vec::new(), hard_state };
         }
-        11 => return state(HardState { term: old.term + 1, vote: random.below(4), commit: old.commit }),
+        11 => {
+            return state(HardState {
+                term: old.term + 1,
+                vote: random.below(4),
+                commit: old.commit,
+            });
+        }
         _ => {}
     }
     let term = old.term + u64::from(random.below(5) == 0);

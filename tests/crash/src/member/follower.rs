@@ -61,13 +61,20 @@ impl FollowerLife {
             keep: 1 + rng.below(2),
             seed,
         };
-        let mut models = vec![Model { term: 0, vote: 0, commit: 0, log: Vec::new(), is_member: false }];
+        let mut models =
+            vec![Model { term: 0, vote: 0, commit: 0, log: Vec::new(), is_member: false }];
         let mut steps = Vec::new();
         let n = 4 + rng.below(9) as usize;
         for at in 0..n + N_LATER {
             let mut model = models[at].clone();
             let last = model.log.len() as u64;
-            let kind = if at == 0 { 0 } else if at >= n { 15 } else { rng.below(16) };
+            let kind = if at == 0 {
+                0
+            } else if at >= n {
+                15
+            } else {
+                rng.below(16)
+            };
             let step = match kind {
                 0 => {
                     // The first snapshot is whatever the leader has; later ones are ahead of the log.
@@ -96,7 +103,11 @@ impl FollowerLife {
                     if is_new {
                         (model.term, model.vote) = (model.term + 1, 0);
                     }
-                    let before = if is_new { model.commit + rng.below(last - model.commit + 1) } else { last };
+                    let before = if is_new {
+                        model.commit + rng.below(last - model.commit + 1)
+                    } else {
+                        last
+                    };
                     model.log.truncate(before as usize);
                     let n = rng.below(4);
                     let commands: Vec<_> = (0..n).map(|_| command(&mut rng, model.term)).collect();
@@ -158,19 +169,28 @@ impl FollowerLife {
             .then(|| format!("what is applied through {} differs", cursors.published))
     }
 
-    fn take(&self, at: usize, member: &mut Stepped, told: &mut dyn FnMut(Told)) -> Result<(), String> {
+    fn take(
+        &self,
+        at: usize,
+        member: &mut Stepped,
+        told: &mut dyn FnMut(Told),
+    ) -> Result<(), String> {
         let after = &self.models[at + 1];
         let result = match &self.steps[at] {
             Step::Append { before, commands, commit } => {
-                let term = (*before as usize).checked_sub(1).map_or(0, |nth| self.models[at].log[nth].term);
+                let term = (*before as usize)
+                    .checked_sub(1)
+                    .map_or(0, |nth| self.models[at].log[nth].term);
                 member.append(after.term, (*before, term), commands, *commit, told)
             }
             Step::Vote => member.ask_vote(after.term, told),
             Step::Install { index } => {
-                let state: BTreeMap<u64, Bytes> =
-                    (1..).zip(after.log[..*index as usize].iter().map(|c| c.data.clone())).collect();
+                let state: BTreeMap<u64, Bytes> = (1..)
+                    .zip(after.log[..*index as usize].iter().map(|c| c.data.clone()))
+                    .collect();
                 let at = (*index, after.log[*index as usize - 1].term);
-                snapshot_file(at, &state).and_then(|file| member.install(after.term, at, &file, told))
+                snapshot_file(at, &state)
+                    .and_then(|file| member.install(after.term, at, &file, told))
             }
             Step::Capture => member.write_captured(told).map(|_| ()),
             Step::Chore => member.do_chore(told).map(|_| ()),
@@ -195,7 +215,8 @@ impl Life for FollowerLife {
 
     fn live(&self, mut start: Start<'_, Self::Known>) -> Result<Lived, String> {
         let (least, incarnation) = start.known;
-        let settings = |n: usize| Settings { seed: self.settings.seed ^ (n as u64) << 40, ..self.settings };
+        let settings =
+            |n: usize| Settings { seed: self.settings.seed ^ (n as u64) << 40, ..self.settings };
         let boot = |fs: &_, n| Stepped::boot(Arc::new(Clone::clone(fs)), &settings(n));
         let mut member = match boot(start.fs, start.nth) {
             Err(error) => return refused(&error, start.garbage),
@@ -209,7 +230,10 @@ impl Life for FollowerLife {
         let most = (least + 1).min(self.steps.len());
         let found = (least..=most).rev().find(|at| self.differs(*at, &member).is_none());
         let Some(mut at) = found else {
-            return Err(format!("after {least} steps: {}", self.differs(least, &member).unwrap_or_default()));
+            return Err(format!(
+                "after {least} steps: {}",
+                self.differs(least, &member).unwrap_or_default()
+            ));
         };
         start.mark((at, own));
         let end = at.saturating_add(start.steps).min(self.steps.len());
@@ -227,7 +251,8 @@ impl Life for FollowerLife {
             if matches!(self.steps[at], Step::Close) {
                 drop(member);
                 let n = 100 * (start.nth + 1) + at;
-                member = boot(start.fs, n).map_err(|error| format!("after a clean end: {error}"))?;
+                member =
+                    boot(start.fs, n).map_err(|error| format!("after a clean end: {error}"))?;
                 member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
             }
             at += 1;

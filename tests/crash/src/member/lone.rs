@@ -162,10 +162,15 @@ impl Life for LoneLife {
                     };
                     member.write(&commands, &mut told).map_err(|error| error.to_string())?;
                     if known.applied != known.proposed {
-                        return Err(format!("of {} only {} are applied", known.proposed, known.applied));
+                        return Err(format!(
+                            "of {} only {} are applied",
+                            known.proposed, known.applied
+                        ));
                     }
                 }
-                Step::Wish => member.wish_snapshot(&mut |_| {}).map_err(|error| error.to_string())?,
+                Step::Wish => {
+                    member.wish_snapshot(&mut |_| {}).map_err(|error| error.to_string())?
+                }
                 Step::Capture => {
                     member.write_captured(&mut |_| {}).map_err(|error| error.to_string())?;
                 }
@@ -175,7 +180,8 @@ impl Life for LoneLife {
                 Step::Close => {
                     member.close().map_err(|error| error.to_string())?;
                     drop(member);
-                    let settings = Settings { seed: settings.seed ^ (known.at as u64 + 1) << 50, ..settings };
+                    let settings =
+                        Settings { seed: settings.seed ^ (known.at as u64 + 1) << 50, ..settings };
                     member = Stepped::boot(Arc::new(start.fs.clone()), &settings)
                         .map_err(|error| format!("after a clean end: {error}"))?;
                     member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
