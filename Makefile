@@ -10,7 +10,8 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare linearizability fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers mutants
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
+	simulate mutants
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -132,6 +133,16 @@ slow:
 peers: ROUNDS = 10000
 peers:
 	ROUNDS=$(ROUNDS) cargo test -p tests --test peers -- --ignored --nocapture
+
+# SEEDS simulated clusters of TICKS ticks each, judged after every step; SEED=<n> replays one of
+# them with a trace. FIRST_SEED, MEMBERS (3, 5, both) and SIMULATE_ARGS=--help vary it.
+SEEDS ?= 100
+TICKS ?= 10000
+MEMBERS ?= both
+simulate:
+	@cargo run --release --quiet -p sim --bin simulate -- --seeds $(SEEDS) --ticks $(TICKS) \
+	--members $(MEMBERS) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
+	$(if $(SEED),--seed $(SEED)) $(SIMULATE_ARGS)
 
 # Every deliberate defect against the campaigns that must find it: a survivor fails. ONLY=<name>,...
 # runs some.

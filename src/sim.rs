@@ -85,13 +85,15 @@ pub struct Cursors {
 
 /// What a frame promises to have on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Promise {
-    pub(crate) to: u64,
-    pub(crate) term: u64,
+pub struct Promise {
+    /// Whom the frame is for.
+    pub to: u64,
+    /// Its sender's term.
+    pub term: u64,
     /// The vote that it gives.
-    pub(crate) vote: Option<u64>,
+    pub vote: Option<u64>,
     /// The last index that it acknowledges.
-    pub(crate) index: Option<u64>,
+    pub index: Option<u64>,
 }
 
 impl Promise {

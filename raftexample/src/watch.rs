@@ -303,6 +303,21 @@ impl Watcher {
         }
     }
 
+    /// What comes next, if it is there already; never [`Watched::Applied`]. For those who have no
+    /// runtime to wait on.
+    pub fn try_next(&mut self) -> Option<Watched> {
+        loop {
+            match self.look() {
+                Sight::Event(event) => return Some(Watched::Change(event)),
+                Sight::Gone => return Some(Watched::Closed),
+                Sight::More => {}
+                Sight::Nothing(_) => {
+                    return self.history.has_changed().is_err().then_some(Watched::Closed);
+                }
+            }
+        }
+    }
+
     /// Waits until there is something to look at, and not before `look_again`.
     async fn changed(
         &mut self,

@@ -12,7 +12,8 @@ use wal::fs::{Fs, MemFs};
 
 use super::talk::call_result;
 use super::{
-    Answering, Cursors, Departure, Hello, Join, Lane, Recipe, Refused, SnapshotIn, fingerprint,
+    Answering, Cursors, Departure, Hello, Join, Lane, Promise, Recipe, Refused, SnapshotIn,
+    fingerprint,
 };
 use crate::channel::Captured;
 use crate::directory::{self, Directory};
@@ -237,6 +238,12 @@ impl<M: StateMachine> Member<M> {
     #[must_use]
     pub fn early_promise(&self) -> Option<&str> {
         self.early.as_deref()
+    }
+
+    /// What the messages of the last turn say is on its disk.
+    #[must_use]
+    pub fn promises(&self) -> Vec<Promise> {
+        self.transport.promises()
     }
 
     /// How many items wait for the applier.

@@ -54,8 +54,8 @@ struct State {
     receiving: BTreeSet<u64>,
     /// How often the disk had synced when the turn began.
     n_syncs: u64,
-    /// What left in this turn before the disk synced anything.
-    promises: Vec<Promise>,
+    /// What left in this turn: whether before the disk synced anything.
+    promises: Vec<(Promise, bool)>,
 }
 
 /// What leaves on no stream.
@@ -103,10 +103,9 @@ impl Carrier for Stepped {
         let Some(lane) = Lane::of(&frame) else { return };
         let pushed = {
             let mut state = lock(&self.0.state);
-            if let Some(promise) = promise(to, &frame)
-                && self.0.disk.count(Op::Sync) == state.n_syncs
-            {
-                state.promises.push(promise);
+            if let Some(promise) = promise(to, &frame) {
+                let is_early = self.0.disk.count(Op::Sync) == state.n_syncs;
+                state.promises.push((promise, is_early));
             }
             state.peers.get_mut(&to).map(|dialled| dialled.line(lane).queue.push(frame))
         };
@@ -216,7 +215,14 @@ impl Stepped {
         &self,
         missing: impl Fn(&Promise) -> Option<String>,
     ) -> Option<String> {
-        lock(&self.0.state).promises.iter().find_map(missing)
+        let state = lock(&self.0.state);
+        let mut early = state.promises.iter().filter(|(_, is_early)| *is_early);
+        early.find_map(|(promise, _)| missing(promise))
+    }
+
+    /// What left in this turn says is on the disk.
+    pub(crate) fn promises(&self) -> Vec<Promise> {
+        lock(&self.0.state).promises.iter().map(|(promise, _)| *promise).collect()
     }
 
     /// Whom this member dials, and where.

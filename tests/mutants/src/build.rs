@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The packages that have defects in them, or run what has.
-const PACKAGES: [&str; 5] = ["wal", "raftnode", "raftexample", "tests", "crash"];
+const PACKAGES: [&str; 6] = ["wal", "raftnode", "raftexample", "tests", "crash", "sim"];
 
 /// What has the defects compiled in.
-const FEATURES: &str = "wal/defects,raftnode/defects,raftexample/defects,crash/defects";
+const FEATURES: &str = "wal/defects,raftnode/defects,raftexample/defects,crash/defects,sim/defects";
 
 /// The programs that campaigns run.
-const BINARIES: [&str; 2] = ["crash", "raftexample-defects"];
+const BINARIES: [&str; 3] = ["crash", "simulate", "raftexample-defects"];
 
 /// What an executable is to cargo: a kind of target, and its name.
 type Target = (String, String);

@@ -15,6 +15,14 @@ pub struct Setup {
     pub n_members: u64,
 }
 
+impl Setup {
+    /// Ten thousand ticks of three members.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed, ticks: 10_000, n_members: 3 }
+    }
+}
+
 /// What a run tells, whether it ends well or not.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -24,6 +32,8 @@ pub struct Report {
     pub ops: u64,
     /// What happened.
     pub coverage: Coverage,
+    /// Everything that happened, in one number: the same for the same setup.
+    pub fingerprint: u64,
     /// What happened, line by line, when somebody wants to read it.
     pub trace: Trace,
 }

@@ -42,6 +42,15 @@ pub enum Loss {
     Garbage(u64),
 }
 
+/// What no sync has covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unsynced {
+    /// Sectors that were written.
+    pub sectors: usize,
+    /// Names that were given in the place of others.
+    pub renames: usize,
+}
+
 /// The kinds of operation that a fault can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -133,6 +142,44 @@ impl MemFs {
         state.faults.push((op, at, fault));
     }
 
+    /// Whether a [`Fault::Stop`] has stopped the program.
+    pub fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// How many operations have failed by a fault or for want of room, since the last
+    /// [`mend`](Self::mend).
+    pub fn n_failed(&self) -> u64 {
+        self.state().n_failed
+    }
+
+    /// From now on there is no room: a file can neither grow nor be created. What it has is written.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    /// Takes back all faults that are planned, and gives the disk room.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        (state.is_full, state.n_failed, state.free_bytes) = (false, 0, None);
+    }
+
+    /// What a crash now could lose.
+    pub fn unsynced(&self) -> Unsynced {
+        let mut unsynced = Unsynced::default();
+        for node in self.state().nodes.values() {
+            match node {
+                Node::Dir(dir) => {
+                    let is_rename = |change: &&Change| matches!(change, Change::Rename { .. });
+                    unsynced.renames += dir.pending.iter().filter(is_rename).count();
+                }
+                Node::File(file) => unsynced.sectors += file.dirty.len(),
+            }
+        }
+        unsynced
+    }
+
     /// Says from now on that so many bytes are free. Nothing is held to it.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.state().free_bytes = Some(bytes);
@@ -160,6 +207,7 @@ impl Fs for MemFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let mut state = self.state();
         state.begin(Op::Any)?;
+        state.take_room(true)?;
         let (dir, name) = state.split(path)?;
         let id = state.next_node;
         state.link(dir, name, id)?;
@@ -302,6 +350,9 @@ impl Handle {
             file.stale.append(&mut file.dirty);
         }
         begun?;
+        if op == Op::Allocate {
+            state.take_room(true)?;
+        }
         state.write(self.id, run)
     }
 }
@@ -330,6 +381,8 @@ impl File for Handle {
         }
         let mut state = self.fs.state();
         let short = state.begin(Op::Write)?;
+        let grows = state.file(self.id)?.size < offset.saturating_add(bytes.len() as u64);
+        state.take_room(grows)?;
         let bytes = if short { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
         state.write(self.id, |file| file.write(offset, bytes))?;
         Ok(bytes.len())
@@ -376,6 +429,8 @@ struct State {
     reverts: bool,
     /// What [`Fs::free_bytes`] answers, if a test has said so.
     free_bytes: Option<u64>,
+    is_full: bool,
+    n_failed: u64,
 }
 
 impl State {
@@ -395,11 +450,21 @@ impl State {
         self.reverts = matches!(hit, Some(Fault::Reverted(_)));
         match hit {
             Some(Fault::Error(code) | Fault::Reverted(code)) => {
+                self.n_failed += 1;
                 Err(io::Error::from_raw_os_error(code))
             }
             Some(Fault::Short) => Ok(true),
             Some(Fault::Stop) | None => Ok(false),
         }
+    }
+
+    /// Fails what needs room when there is none.
+    fn take_room(&mut self, is_needed: bool) -> io::Result<()> {
+        if is_needed && self.is_full {
+            self.n_failed += 1;
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        Ok(())
     }
 
     fn link(&mut self, dir: u64, name: OsString, id: u64) -> io::Result<()> {

@@ -1,1 +1,0 @@
-//! Who asks the members, and whether what they were told is true.

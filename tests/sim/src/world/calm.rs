@@ -1,0 +1,92 @@
+//! After the weather: the cluster must come right by itself, and serve.
+
+use std::collections::BTreeSet;
+
+use raftnode::Role;
+
+use super::World;
+use super::host::Host;
+use super::params::{SECOND, TICK};
+use crate::Violation;
+use crate::oracle::rules;
+
+/// Within so many ticks of calm everything must have come right.
+pub const PATIENCE: u64 = 6_000;
+
+/// And so long may everything take that is asked of all of them then, in microseconds.
+const ANSWER: u64 = 30 * SECOND;
+
+impl World {
+    /// Mends everything, and waits for B4.
+    pub(super) fn calm(&mut self) -> Result<(), Violation> {
+        self.say(|| "calm".into());
+        self.mend();
+        self.clients.finish();
+        let end = self.now + PATIENCE * TICK;
+        loop {
+            self.until(self.now + 10 * TICK)?;
+            let Err(why) = self.is_right() else { break };
+            if self.now >= end {
+                let what = format!("after {PATIENCE} ticks of calm: {why}");
+                return Err(rules::SERVES_AGAIN.broken(what));
+            }
+        }
+        self.say(|| "everything has come right".into());
+        let Some(book) = self.book().cloned() else { return Ok(()) };
+        let members: Vec<u64> = book.members.keys().copied().collect();
+        self.clients.ask_for_all(&members);
+        let end = self.now + ANSWER;
+        while !self.clients.is_idle() {
+            let waiting = self.clients.waiting();
+            rules::SERVES_AGAIN.holds(self.now < end, || format!("not answered: {waiting:?}"))?;
+            self.until(self.now + TICK)?;
+        }
+        self.until(self.now + 50 * TICK)?;
+        for id in members {
+            let applied = self.hosts.get(&id).and_then(Host::member).map(|m| m.cursors().applied);
+            self.look_at_state(id, applied.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// What has not come right.
+    fn is_right(&self) -> Result<(), String> {
+        let book = self.book().ok_or("nobody runs")?;
+        let mut states = BTreeSet::new();
+        let mut leaders = BTreeSet::new();
+        for id in book.members.keys() {
+            let host = self.hosts.get(id).ok_or(format!("{id} has no machine"))?;
+            let Some(member) = host.member() else {
+                return Err(format!("member {id} does not run: {:?}", host.process));
+            };
+            let cursors = member.cursors();
+            if member.book() != book {
+                return Err(format!("member {id} has another book"));
+            }
+            if cursors.role == Role::Leader {
+                leaders.insert(*id);
+            }
+            if cursors.leader == 0 {
+                return Err(format!("member {id} follows nobody: {cursors:?}"));
+            }
+            leaders.insert(cursors.leader);
+            states.insert((cursors.applied, cursors.commit, cursors.last_index));
+        }
+        if leaders.len() != 1 {
+            return Err(format!("leaders: {leaders:?}"));
+        }
+        if states.len() != 1 {
+            return Err(format!("applied, commit and last index differ: {states:?}"));
+        }
+        let members = book.members.keys().filter_map(|id| self.hosts.get(id)?.member());
+        let hashes: BTreeSet<u64> = members.map(|member| member.machine().hash()).collect();
+        if hashes.len() != 1 {
+            return Err("the states differ".into());
+        }
+        let wanting = book.members.iter().find(|(_, member)| member.role != member.wants);
+        if let Some((id, _)) = wanting {
+            return Err(format!("member {id} does not have the role that it wants"));
+        }
+        Ok(())
+    }
+}

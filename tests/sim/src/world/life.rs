@@ -1,0 +1,339 @@
+//! How members start, run and end.
+
+use raftnode::Error;
+use raftnode::sim::{self, Booted, Consumed, Recipe};
+use wal::fs::{Loss, Op};
+
+use super::host::Process;
+use super::machine::Machine;
+use super::params::SECOND;
+use super::watch::rule;
+use super::{Event, Talk, World};
+use crate::Violation;
+use crate::coverage::Kind;
+
+/// What a loop needs to go round again, in microseconds.
+const TURN: u64 = 30;
+
+/// At every so many indexes members' states are compared, when they are seen there.
+const STATE_EVERY: u64 = 4;
+
+impl World {
+    /// Plans the next turn of a member, for now or for its tick.
+    pub(super) fn plan_turn(&mut self, id: u64) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let (life, until) = (host.life, host.busy_until.max(host.paused_until));
+        let Some(member) = host.member() else { return };
+        let at = if member.is_ready() { now + TURN } else { host.when(member.next_tick()) };
+        let at = at.max(until).max(now + 1);
+        if at < host.turn_at {
+            host.turn_at = at;
+            self.plan(at, Event::Turn(id, life));
+        }
+    }
+
+    pub(super) fn plan_work(&mut self, id: u64) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let (life, until) = (host.life, host.stalled_until.max(host.paused_until).max(now));
+        let (apply, chore) = (host.apply_at == u64::MAX, host.chore_at == u64::MAX);
+        let Some(member) = host.member() else { return };
+        let (applies, works) =
+            (member.n_commits() > 0, member.n_chores() > 0 || member.has_captured());
+        if apply && applies {
+            host.apply_at = until + TURN;
+            self.plan(until + TURN, Event::Apply(id, life));
+        }
+        if chore && works {
+            let at = until + self.rng.below(20_000) + 50;
+            if let Some(host) = self.hosts.get_mut(&id) {
+                host.chore_at = at;
+            }
+            self.plan(at, Event::Chore(id, life));
+        }
+    }
+
+    pub(super) fn turn(&mut self, id: u64, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        if host.life != life || host.turn_at != now {
+            return Ok(());
+        }
+        host.turn_at = u64::MAX;
+        if now < host.paused_until.max(host.busy_until) {
+            self.plan_turn(id);
+            return Ok(());
+        }
+        if host.busy_until != 0 {
+            // What it said before its disk was done leaves now.
+            host.busy_until = 0;
+            self.pump(id);
+        }
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        let (clock, sync_time) = (host.clock(now), host.sync_time);
+        let n_syncs = host.disk.count(Op::Sync);
+        let Some(member) = host.member_mut() else { return Ok(()) };
+        let ended = member.turn(clock);
+        let n_syncs = host.disk.count(Op::Sync) - n_syncs;
+        if host.disk.is_stopped() {
+            return self.crashed_in_a_step(id);
+        }
+        if n_syncs > 0 && sync_time > 0 {
+            host.busy_until = now + n_syncs * sync_time;
+            self.count(Kind::SlowDisk);
+        }
+        if let Some(result) = ended {
+            match &result {
+                Ok(()) => self.observe(id)?,
+                // It ended where it stood, and what it had to say is not said.
+                Err(_) => self.watch.crashed(id, true),
+            }
+            return self.ended(id, result);
+        }
+        self.observe(id)?;
+        self.after_turn(id);
+        Ok(())
+    }
+
+    fn after_turn(&mut self, id: u64) {
+        self.depart(id);
+        self.answer(id);
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let (is_busy, known) = (host.busy_until > self.now, host.book_version);
+        let Some(member) = host.member() else { return };
+        let version = member.cursors().book_version;
+        if known != version {
+            host.book_version = version;
+            self.book_changed(id);
+        }
+        if !is_busy {
+            self.pump(id);
+        }
+        self.plan_work(id);
+        self.plan_turn(id);
+    }
+
+    pub(super) fn apply(&mut self, id: u64, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let most = 1 + self.rng.below(8) as usize;
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        if host.life != life {
+            return Ok(());
+        }
+        host.apply_at = u64::MAX;
+        if now < host.stalled_until.max(host.paused_until) {
+            self.plan_work(id);
+            return Ok(());
+        }
+        let Some(member) = host.member_mut() else { return Ok(()) };
+        let consumed = match member.apply(most) {
+            Ok(consumed) => consumed,
+            Err(error) => return rule("K3", "every member can apply every command", error),
+        };
+        let captured = member.machine().take_captured();
+        for item in &consumed {
+            if let (Consumed::Captured { index }, Some(hash)) = (item, captured) {
+                self.states.saw(*index, hash, "captured");
+            }
+        }
+        let through = consumed.iter().rev().find_map(|item| match item {
+            Consumed::Restored { index, .. } => Some(*index),
+            Consumed::Applied { last_index, .. } => Some(*last_index),
+            Consumed::Captured { .. } => None,
+        });
+        self.watch.consumed(id, consumed);
+        self.observe(id)?;
+        if let Some(index) = through.filter(|index| index.is_multiple_of(STATE_EVERY)) {
+            self.look_at_state(id, index)?;
+        }
+        self.plan_work(id);
+        self.plan_turn(id);
+        Ok(())
+    }
+
+    pub(super) fn chore(&mut self, id: u64, life: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let writes = self.chance(500);
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        if host.life != life {
+            return Ok(());
+        }
+        host.chore_at = u64::MAX;
+        if now < host.stalled_until.max(host.paused_until) {
+            self.plan_work(id);
+            return Ok(());
+        }
+        let Some(member) = host.member_mut() else { return Ok(()) };
+        if member.has_captured() && (writes || member.n_chores() == 0) {
+            member.write_captured();
+        } else {
+            member.do_chore();
+        }
+        if host.disk.is_stopped() {
+            return self.crashed_in_a_step(id);
+        }
+        if let Some(odd) = self.states.odd() {
+            return rule("N4", "a snapshot labelled i holds exactly the commands through i", odd);
+        }
+        self.plan_work(id);
+        self.plan_turn(id);
+        Ok(())
+    }
+
+    /// A machine starts its member, unless it runs already or never will again.
+    pub(super) fn start(&mut self, id: u64) -> Result<(), Violation> {
+        self.boot(id, None)
+    }
+
+    /// `taken_in`: what came of the request to join.
+    pub(super) fn boot(
+        &mut self,
+        id: u64,
+        taken_in: Option<Result<u64, Error>>,
+    ) -> Result<(), Violation> {
+        let (now, drift) = (self.now, self.params.drift);
+        let rate = SECOND + self.rng.below(2 * drift + 1) - drift;
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        match host.process {
+            Process::Down => {
+                host.life += 1;
+                host.rate = rate;
+            }
+            Process::Joining(_) if taken_in.is_some() => {}
+            _ => return Ok(()),
+        }
+        (host.paused_until, host.busy_until, host.stalled_until) = (0, 0, 0);
+        (host.turn_at, host.apply_at, host.chore_at) = (u64::MAX, u64::MAX, u64::MAX);
+        host.book_version = u64::MAX;
+        let (life, mut config) = (host.life, host.config());
+        config.snapshots = self.params.snapshots;
+        config.wal_segment_bytes = self.params.segment_bytes;
+        let seed = self.seed_of(id, life);
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        let recipe = Recipe {
+            config,
+            fs: host.disk.clone(),
+            seed,
+            now: host.clock(now),
+            logger: self.logger.new(slog::o!("member" => id)),
+        };
+        let booted = sim::boot(recipe, Machine::new(self.states.clone()), taken_in);
+        if host.disk.is_stopped() {
+            drop(booted);
+            self.count(Kind::DoubleCrash);
+            return self.crashed_in_a_step(id);
+        }
+        match booted {
+            Ok(Booted::Running(member)) => {
+                host.process = Process::Up(member);
+                host.started_at = now;
+                self.say(|| format!("{id} starts, life {life}"));
+                self.watch.started(id);
+                self.observe(id)?;
+                self.after_turn(id);
+                self.redial(id);
+                Ok(())
+            }
+            Ok(Booted::Joining(join)) => {
+                host.process = Process::Joining(join);
+                self.say(|| format!("{id} wants to join"));
+                let delay = self.delay();
+                self.plan_in(delay, Event::Talk(Box::new(Talk::Join { id, life })));
+                Ok(())
+            }
+            Err(error) => {
+                host.process = Process::Down;
+                self.count(Kind::RefusedStart);
+                self.ended(id, Err(error))
+            }
+        }
+    }
+
+    /// A process has ended, and said why.
+    pub(super) fn ended(&mut self, id: u64, result: Result<(), Error>) -> Result<(), Violation> {
+        self.say(|| match &result {
+            Ok(()) => format!("{id} has stopped"),
+            Err(error) => format!("{id} has ended: {error}"),
+        });
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        let is_wiped = host.is_wiped;
+        let (process, again) = match &result {
+            Ok(()) => {
+                self.count(Kind::CleanStop);
+                (Process::Down, true)
+            }
+            // A disk that fails, or is full: somebody mends it.
+            Err(Error::Disk(_) | Error::Unusable { .. }) if host.disk.n_failed() > 0 => {
+                (Process::Down, true)
+            }
+            Err(Error::Removed(_)) => (Process::Removed, false),
+            Err(Error::Wiped(_) | Error::LostData(_)) if is_wiped => (Process::Lost, false),
+            Err(error) => {
+                let what = format!("member {id} ended: {error}");
+                return rule("exit", "no member ends for a reason that nobody gave it", what);
+            }
+        };
+        self.vanish(id, process, true);
+        if again {
+            let at = self.draw(10_000, 2 * SECOND);
+            self.plan_in(at, Event::Start(id));
+        }
+        Ok(())
+    }
+
+    /// The process is gone; what it had open breaks.
+    pub(super) fn vanish(&mut self, id: u64, process: Process, is_told: bool) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let gone = std::mem::replace(&mut host.process, process);
+        drop(gone);
+        // A mended disk is full no more, and fails no more.
+        host.disk.mend();
+        host.sync_time = 0;
+        self.hang_up(id, is_told);
+        self.forget_talks(id);
+    }
+
+    /// Everything on the machine stops at once, and its disk keeps what it likes of what was not
+    /// synced.
+    pub(super) fn crash(&mut self, id: u64, in_a_step: bool) {
+        let loss = match self.rng.below(10) {
+            0..2 => Loss::Everything,
+            2..4 => Loss::Nothing,
+            _ => Loss::Some(self.rng.draw()),
+        };
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let unsynced = host.disk.unsynced();
+        let survived = host.disk.crash(loss);
+        self.say(|| format!("{id} crashes, {loss:?}"));
+        self.watch.crashed(id, in_a_step);
+        let is_told = self.chance(700);
+        self.vanish(id, Process::Down, is_told);
+        if let Some(host) = self.hosts.get_mut(&id) {
+            host.disk = survived;
+        }
+        self.count(if in_a_step { Kind::CrashMidTurn } else { Kind::Crash });
+        if unsynced.sectors > 0 && loss != Loss::Nothing {
+            self.count(Kind::UnsyncedLost);
+        }
+        if unsynced.sectors > 1 && matches!(loss, Loss::Some(_)) {
+            self.count(Kind::SectorsTorn);
+        }
+        if unsynced.renames > 0 && loss != Loss::Nothing {
+            self.count(Kind::RenameLost);
+        }
+        let at = if self.chance(300) { SECOND / 20 } else { self.draw(100_000, 6 * SECOND) };
+        self.plan_in(at, Event::Start(id));
+    }
+
+    /// The operation that was to be the last was.
+    pub(super) fn crashed_in_a_step(&mut self, id: u64) -> Result<(), Violation> {
+        // What was handed to the system before may be on its way.
+        if self.chance(500) {
+            self.has_promised(id)?;
+            self.pump(id);
+        }
+        self.crash(id, true);
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! What is looked at after every step: the oracle's eyes.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use raftnode::sim::{Consumed, Cursors, fingerprint};
+
+use super::World;
+use super::host::Host;
+use crate::Violation;
+use crate::coverage::Kind;
+use crate::oracle::{Oracle, Step, Voters, rules};
+
+/// What is known of all members.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    pub(crate) oracle: Oracle,
+    members: BTreeMap<u64, Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    last: Option<Cursors>,
+    consumed: Vec<Consumed>,
+}
+
+impl Watch {
+    pub(super) fn consumed(&mut self, id: u64, consumed: Vec<Consumed>) {
+        self.members.entry(id).or_default().consumed.extend(consumed);
+    }
+
+    pub(super) fn started(&mut self, id: u64) {
+        *self.members.entry(id).or_default() = Known::default();
+    }
+
+    pub(super) fn crashed(&mut self, id: u64, in_a_step: bool) {
+        self.oracle.crashed(id, in_a_step);
+    }
+
+    pub(super) fn wiped(&mut self, id: u64) {
+        self.oracle.wiped(id);
+    }
+}
+
+/// A broken rule.
+pub(super) fn rule(
+    rule: &'static str,
+    statement: &'static str,
+    what: impl Display,
+) -> Result<(), Violation> {
+    Err(Violation { rule, statement, what: what.to_string(), tick: None })
+}
+
+/// Everything that members log, for whoever replays a seed.
+#[expect(clippy::print_stderr, reason = "whoever replays a seed reads it there")]
+pub(super) fn logger() -> slog::Logger {
+    struct Lines;
+    impl slog::Drain for Lines {
+        type Ok = ();
+        type Err = slog::Never;
+        fn log(
+            &self,
+            record: &slog::Record<'_>,
+            values: &slog::OwnedKVList,
+        ) -> Result<(), slog::Never> {
+            use slog::KV as _;
+            let mut line = String::new();
+            struct Text<'a>(&'a mut String);
+            impl slog::Serializer for Text<'_> {
+                fn emit_arguments(
+                    &mut self,
+                    key: slog::Key,
+                    value: &std::fmt::Arguments<'_>,
+                ) -> slog::Result {
+                    use std::fmt::Write as _;
+                    Ok(write!(self.0, " {key}={value}")?)
+                }
+            }
+            record.kv().serialize(record, &mut Text(&mut line)).ok();
+            values.serialize(record, &mut Text(&mut line)).ok();
+            eprintln!("         {} {}{line}", record.level().as_short_str(), record.msg());
+            Ok(())
+        }
+    }
+    slog::Logger::root(slog::Fuse(Lines), slog::o!())
+}
+
+impl World {
+    /// Looks at a member after a step.
+    pub(super) fn observe(&mut self, id: u64) -> Result<(), Violation> {
+        let result = self.look_at(id);
+        let tick = self.tick();
+        result.map_err(|violation| Violation { tick: violation.tick.or(Some(tick)), ..violation })
+    }
+
+    fn look_at(&mut self, id: u64) -> Result<(), Violation> {
+        let tick = self.tick();
+        let Some((host, member)) =
+            self.hosts.get(&id).and_then(|host| Some((host, host.member()?)))
+        else {
+            return Ok(());
+        };
+        let cursors = member.cursors();
+        let known = self.watch.members.entry(id).or_default();
+        let consumed = std::mem::take(&mut known.consumed);
+        if known.last == Some(cursors) && consumed.is_empty() {
+            return Ok(());
+        }
+        if let Some(early) = member.early_promise() {
+            return Err(rules::PROMISES_KEPT.broken(format!("member {id}: {early}")));
+        }
+        let last = known.last.replace(cursors);
+        let oracle = &mut self.watch.oracle;
+        oracle.observe(&Step {
+            tick,
+            member: id,
+            process: host.life,
+            cursors: &cursors,
+            entry: &|index| member.entry(index),
+            voters: &|| Voters { incoming: member.configuration().0, outgoing: Vec::new() },
+            consumed: &consumed,
+        })?;
+        // The status says nothing of a book before the first turn is over.
+        if last.is_some_and(|last| last.book_version != cursors.book_version) {
+            let book = fingerprint(format!("{:?}", member.book()).as_bytes());
+            oracle.book(id, member.handle().node().status().book_index, book)?;
+        }
+        if let Some(last) = last {
+            if last.leader != cursors.leader && cursors.leader != 0 {
+                self.coverage.count(Kind::LeaderChange);
+            }
+            if cursors.snapshot_index > last.snapshot_index {
+                self.coverage.count(Kind::SnapshotTaken);
+            }
+            if cursors.first_index > last.first_index {
+                self.coverage.count(Kind::LogCompacted);
+            }
+        }
+        let Cursors { term, commit, .. } = cursors;
+        let words = [self.now, id, term, commit, cursors.last_index, cursors.applied];
+        self.mix(&words);
+        Ok(())
+    }
+
+    /// The messages of a step that a crash cuts short have left all the same.
+    pub(super) fn has_promised(&mut self, id: u64) -> Result<(), Violation> {
+        let member = self.hosts.get(&id).and_then(Host::member);
+        let promises = member.map(|member| member.promises()).unwrap_or_default();
+        promises.iter().try_for_each(|promise| self.watch.oracle.promised(id, promise))
+    }
+
+    /// What a member's machine holds after what its applier took.
+    pub(super) fn look_at_state(&mut self, id: u64, index: u64) -> Result<(), Violation> {
+        let Some(member) = self.hosts.get(&id).and_then(Host::member) else { return Ok(()) };
+        self.watch.oracle.state(id, index, member.machine().hash())
+    }
+}
