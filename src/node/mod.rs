@@ -670,6 +670,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
     }
 
     #[cfg(feature = "simulation")]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some() || self.shared.shutdown_requested()
+    }
+
+    #[cfg(feature = "simulation")]
     pub(crate) fn core(&self) -> &Core {
         &self.core
     }

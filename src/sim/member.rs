@@ -240,6 +240,12 @@ impl<M: StateMachine> Member<M> {
         self.early.as_deref()
     }
 
+    /// Whether it was told to stop, or stops for a reason of its own.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.event_loop.is_stopping()
+    }
+
     /// What the messages of the last turn say is on its disk.
     #[must_use]
     pub fn promises(&self) -> Vec<Promise> {

@@ -137,9 +137,10 @@ pub(crate) fn replay_watched(
         let is_final = at + 2 < names.len() || reader == Reader::Onlooker;
         let access = if is_final { Access::Read } else { Access::ReadWrite };
         let file = fs.open(&path, access).context("open", &path)?;
-        if next.is_none() && !has(Defect::BelieveCache) {
+        if at + 2 >= names.len() && !has(Defect::BelieveCache) {
             // What a process that died has written may be in the cache alone, and after a failed
-            // sync may never reach the disk: judge what the disk holds.
+            // sync may never reach the disk: judge what the disk holds. Of the last but one segment
+            // that is its seal.
             file.forget_cache().context("drop the cache of", &path)?;
         }
         let size = file.size().context("measure", &path)?;

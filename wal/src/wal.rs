@@ -191,6 +191,9 @@ impl Wal {
 
         // Only now is anything changed: a log that is refused stays as it was found.
         let mut opened = Opened { torn: log.torn.take(), sealed: None, leftovers: unfinished };
+        // A process that died may have given names and not made them durable. What follows builds on
+        // them: a seal is proof of the next segment, and a removal that of the one to be released.
+        fs.sync_dir(dir).context("sync", dir)?;
         for path in &opened.leftovers {
             fs.remove_file(path).context("remove", path)?;
         }
@@ -202,6 +205,11 @@ impl Wal {
         if let (Some(end), [.., segment, _]) = (log.unsealed, &mut log.segments[..]) {
             seal(segment, end)?;
             opened.sealed = Some(segment.path.clone());
+        }
+        if let [.., segment, _] = &log.segments[..] {
+            // A process that died may have written the seal and not synced it, and batches in the
+            // next segment will be proof of it.
+            segment.file.sync_data().context("sync", &segment.path)?;
         }
         let tail = log.segments.last_mut().expect("replay returns at least one segment");
         if let Some(Torn { path, offset, bytes }) = &opened.torn

@@ -92,6 +92,43 @@ fn every_pair_of_crash_points_keeps_an_installed_snapshot() {
     try_every_pair_of_crash_points(&installed());
 }
 
+/// Found by the simulation: a process died, or its disk failed, while it sealed a segment; the next
+/// one found the seal in the cache and went on; and when power failed later, the seal was gone from
+/// the middle of the log. Whatever a dead process left in the cache must be durable, or be judged as
+/// the disk holds it, before anything is written behind it.
+#[test]
+fn what_a_dead_process_left_in_the_cache_is_not_built_upon() {
+    for steps in [script(), deferred(), installed()] {
+        let models = models(&steps);
+        let n = count_operations(&MemFs::new(), &steps, &models, None);
+        let (mut n_states, mut random) = (0, Random::from_env());
+        for fault in [Fault::Stop, Fault::Error(5)] {
+            for first in 0..n {
+                let died = || {
+                    let fs = MemFs::new();
+                    fs.inject(Op::Any, first, fault);
+                    let acknowledged = run(&fs, &steps, &models, None);
+                    // The machine runs on, and so does its cache.
+                    fs.mend();
+                    (fs, acknowledged)
+                };
+                let (fs, acknowledged) = died();
+                let n = count_operations(&fs, &steps, &models, acknowledged);
+                for second in (first % 5..n).step_by(5) {
+                    let (fs, acknowledged) = died();
+                    fs.inject(Op::Any, second, Fault::Stop);
+                    let acknowledged = run(&fs, &steps, &models, acknowledged);
+                    for loss in [Loss::Everything, Loss::Some(random.next())] {
+                        run(&fs.crash(loss), &steps, &models, acknowledged);
+                        n_states += 1;
+                    }
+                }
+            }
+        }
+        println!("{n} points, {n_states} states after a death and a crash");
+    }
+}
+
 /// Disks that leave garbage in a sector break an assumption; the log may refuse, but never lie.
 #[test]
 fn garbage_in_unsynced_sectors_is_refused_or_cut_off() {

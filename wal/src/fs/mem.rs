@@ -158,10 +158,12 @@ impl MemFs {
         self.state().is_full = is_full;
     }
 
-    /// Takes back all faults that are planned, and gives the disk room.
+    /// Takes back all faults that are planned, gives the disk room, and lets a program that was
+    /// stopped go on: it finds what it had written, synced or not.
     pub fn mend(&self) {
         let mut state = self.state();
         state.faults.clear();
+        state.stopped = false;
         (state.is_full, state.n_failed, state.free_bytes) = (false, 0, None);
     }
 

@@ -80,6 +80,7 @@ impl Answers {
                 })?;
                 self.acknowledged = self.acknowledged.max(*index);
             }
+            _ if asking.written.is_none() => {}
             Ended::Refused => coverage.count(Kind::OutcomeRefused),
             Ended::Unknown | Ended::GaveUp => coverage.count(Kind::OutcomeUnknown),
         }

@@ -116,6 +116,7 @@ pub struct Clients {
     /// What nobody waits for any more, and must be answered all the same.
     given_up: Vec<Asking>,
     last_value: u64,
+    n_ops: u64,
     /// The last moment that something was written down at, in nanoseconds.
     moment: u64,
     tick: u64,
@@ -138,6 +139,7 @@ impl Clients {
             watches: Watches::default(),
             given_up: Vec::new(),
             last_value: 0,
+            n_ops: 0,
             moment: 0,
             tick: 0,
         }
@@ -209,10 +211,10 @@ impl Clients {
         asking.chain(left.map(|(member, what)| format!("{what:?} at member {member}"))).collect()
     }
 
-    /// How many operations have ended.
+    /// How many operations have ended: answered, refused, or with an outcome that nobody knows.
     #[must_use]
     pub fn n_ops(&self) -> u64 {
-        (self.history.len() + self.written.len()) as u64
+        self.n_ops
     }
 
     fn moment(&mut self) -> u64 {
@@ -254,6 +256,7 @@ impl Clients {
         }
         let is_over = !asking.wants_again(&ended, MAX_ATTEMPTS) || self.last_wishes.is_some();
         if is_over {
+            self.n_ops += 1;
             if let Some(op) = asking.op(client, at, &ended) {
                 self.history.push(op);
             }

@@ -31,6 +31,8 @@ pub(super) struct Member {
     ended_mid_step: bool,
     /// The last index that its consumer was given.
     consumed: u64,
+    /// What it was when its disk was lost, if it was.
+    wiped: Option<Box<Member>>,
     /// The configuration that it went by at its last step, if it led.
     led_with: Option<Voters>,
 }
@@ -148,13 +150,18 @@ impl Member {
             })
     }
 
-    /// It has this entry on its disk.
+    /// It has this entry on its disk, or had it there when that was lost: those who heard so
+    /// before count it.
     pub(super) fn keeps(&self, index: u64, entry: Entry) -> bool {
-        let Some(cursors) = self.cursors else { return false };
-        index <= cursors.snapshot_index
-            || (index <= cursors.durable_last.max(self.promised) && self.log.get(index) == Some(entry))
+        let keeps = self.cursors.is_some_and(|cursors| {
+            let through = cursors.durable_last.max(self.promised);
+            index <= cursors.snapshot_index
+                || (index <= through && self.log.get(index) == Some(entry))
+        });
+        keeps
             // In a step that a crash cut short: what it opens next must show it.
             || index <= self.promised_now
+            || self.wiped.as_ref().is_some_and(|before| before.keeps(index, entry))
     }
 
     /// A process has begun with what it found on disk.
@@ -329,6 +336,13 @@ impl Member {
         rules::ONE_VOTE.holds(first == candidate, || {
             format!("member {id} votes for {first} and {candidate} in term {}", promise.term)
         })
+    }
+
+    /// Its disk is gone: what it begins with next is nothing.
+    pub(super) fn wiped(&mut self) {
+        let before = std::mem::take(self);
+        let votes = before.votes.clone();
+        *self = Self { votes, wiped: Some(Box::new(before)), ..Self::default() };
     }
 
     /// Its process is gone.

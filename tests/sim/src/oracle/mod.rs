@@ -185,7 +185,7 @@ impl Oracle {
         for index in from + 1..=cursors.commit {
             let Some(entry) = member.get(index) else { continue };
             if self.commits.commit(id, index, entry, cursors.term)? {
-                self.is_on_quorum(id, index, entry, &in_force)?;
+                self.is_on_quorum(step, index, entry, &in_force)?;
             }
         }
         let led_with = in_force.pop();
@@ -195,12 +195,17 @@ impl Oracle {
 
     fn is_on_quorum(
         &self,
-        id: u64,
+        step: &Step<'_>,
         index: u64,
         entry: Entry,
         in_force: &[Voters],
     ) -> Result<(), Violation> {
-        let has = |voter: &&u64| self.members.get(voter).is_some_and(|log| log.keeps(index, entry));
+        let id = step.member;
+        let has = |voter: &&u64| {
+            let keeps = self.members.get(voter).is_some_and(|log| log.keeps(index, entry));
+            // What the leader has on disk since this step is not noted yet.
+            keeps || (**voter == id && index <= step.cursors.durable_last)
+        };
         let is_quorum =
             |half: &Vec<u64>| half.is_empty() || half.iter().filter(has).count() > half.len() / 2;
         let holds = |voters: &Voters| is_quorum(&voters.incoming) && is_quorum(&voters.outgoing);
@@ -233,10 +238,12 @@ impl Oracle {
         }
     }
 
-    /// A member's disk is gone for good; it never starts again under this id. What it had
-    /// acknowledged before may still be counted by those who heard of it.
+    /// A member's disk is replaced by an empty one. What it had acknowledged before may still be
+    /// counted by those who heard of it; what it voted it may never vote otherwise.
     pub fn wiped(&mut self, id: u64) {
-        self.crashed(id, true);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.wiped();
+        }
     }
 
     /// The state of a member's machine, or a snapshot's, has this hash.

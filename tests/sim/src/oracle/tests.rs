@@ -53,31 +53,7 @@ impl Cluster {
         let mut cluster = Self { oracle: Oracle::new(), members: BTreeMap::new() };
         for id in 1..=3 {
             let through = if id == 3 { 3 } else { 4 };
-            let shown = Shown {
-                process: 1,
-                cursors: Cursors {
-                    term: 1,
-                    vote: 0,
-                    commit: 1,
-                    published: 1,
-                    applied: 1,
-                    last_index: 1,
-                    last_term: 1,
-                    first_index: 2,
-                    snapshot_index: 1,
-                    snapshot_term: 1,
-                    role: Role::Follower,
-                    leader: 0,
-                    book_version: 0,
-                    durable_term: 1,
-                    durable_vote: 0,
-                    durable_commit: 1,
-                    durable_last: 1,
-                },
-                log: BTreeMap::new(),
-                consumed: vec![RESTORED],
-                voters: Voters { incoming: vec![1, 2, 3], outgoing: Vec::new() },
-            };
+            let shown = Shown::founded();
             cluster.members.insert(id, shown);
             cluster.see(id).unwrap();
             let shown = cluster.member(id);
@@ -148,6 +124,35 @@ impl Cluster {
 }
 
 impl Shown {
+    /// A member that has just founded its cluster.
+    fn founded() -> Self {
+        Shown {
+            process: 1,
+            cursors: Cursors {
+                term: 1,
+                vote: 0,
+                commit: 1,
+                published: 1,
+                applied: 1,
+                last_index: 1,
+                last_term: 1,
+                first_index: 2,
+                snapshot_index: 1,
+                snapshot_term: 1,
+                role: Role::Follower,
+                leader: 0,
+                book_version: 0,
+                durable_term: 1,
+                durable_vote: 0,
+                durable_commit: 1,
+                durable_last: 1,
+            },
+            log: BTreeMap::new(),
+            consumed: vec![RESTORED],
+            voters: Voters { incoming: vec![1, 2, 3], outgoing: Vec::new() },
+        }
+    }
+
     fn append(&mut self, index: u64, term: u64) {
         self.log.split_off(&index);
         self.log.insert(index, (term, hash(index) + term));
@@ -249,6 +254,8 @@ const TABLE: &[(Rule, &str, Break)] = &[
     }),
     (rules::COMMITTED_ON_QUORUM, "a quorum of one configuration of two", |c| {
         c.member(1).voters = Voters { incoming: vec![1, 2], outgoing: vec![1, 3, 4] };
+        c.member(1).cursors.book_version = 1;
+        c.see(1)?;
         for id in [2, 1] {
             c.member(id).append(5, 2);
             if id == 1 { c.member(1).commit(5); }
@@ -325,6 +332,11 @@ const TABLE: &[(Rule, &str, Break)] = &[
     }),
     (rules::ONE_VOTE, "another vote in a message, a crash later", |c| {
         c.restart(2, false);
+        c.promise(2, &vote(2, 3))
+    }),
+    (rules::ONE_VOTE, "another vote, after a disk was lost", |c| {
+        c.promise(2, &vote(2, 1))?;
+        c.oracle.wiped(2);
         c.promise(2, &vote(2, 3))
     }),
     (rules::PROMISES_KEPT, "a vote is forgotten", |c| {
@@ -465,11 +477,24 @@ fn what_is_allowed_is_not_found() {
     (cursors.commit, cursors.published, cursors.durable_last) = (6, 6, 6);
     third.consumed.push(Consumed::Restored { index: 6, term: 3 });
     c.see(3).unwrap();
+    // The second loses its disk, and begins with nothing; what it acknowledged still counts.
+    c.member(2).append(7, 3);
+    c.see(2).unwrap();
+    c.oracle.crashed(2, false);
+    c.oracle.wiped(2);
+    c.member(1).append(7, 3);
+    c.member(1).voters.incoming = vec![1, 2, 3];
+    c.member(1).cursors.book_version = 2;
+    c.member(1).commit(7);
+    c.see(1).unwrap();
+    let fresh = Shown::founded();
+    *c.member(2) = Shown { process: 9, ..fresh };
+    c.see(2).unwrap();
     for id in 1..=3 {
         c.oracle.state(id, 5, 1).unwrap();
         c.oracle.book(id, 5, 1).unwrap();
     }
-    assert_eq!(c.oracle.last_committed(), 6);
+    assert_eq!(c.oracle.last_committed(), 7);
     assert_eq!(c.oracle.n_leader_changes(), 2);
     assert_eq!(c.oracle.indexes(hash(4) + 2), [4]);
 }

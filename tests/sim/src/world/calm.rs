@@ -59,6 +59,9 @@ impl World {
             let Some(member) = host.member() else {
                 return Err(format!("member {id} does not run: {:?}", host.process));
             };
+            if member.is_stopping() {
+                return Err(format!("member {id} stops"));
+            }
             let cursors = member.cursors();
             if member.book() != book {
                 return Err(format!("member {id} has another book"));

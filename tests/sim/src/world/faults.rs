@@ -200,6 +200,9 @@ impl World {
         let now = self.now;
         for host in self.hosts.values_mut() {
             host.disk.mend();
+            if let Process::Up(member) = &mut host.process {
+                member.look_at_disk();
+            }
             (host.paused_until, host.stalled_until, host.sync_time) = (0, 0, 0);
             (host.apply_at, host.chore_at) = (u64::MAX, u64::MAX);
             host.busy_until = host.busy_until.min(now + 1);

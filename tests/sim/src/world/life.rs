@@ -2,7 +2,7 @@
 
 use raftnode::Error;
 use raftnode::sim::{self, Booted, Consumed, Recipe};
-use wal::fs::{Loss, Op};
+use wal::fs::{Fault, Loss, Op};
 
 use super::host::Process;
 use super::machine::Machine;
@@ -17,6 +17,9 @@ const TURN: u64 = 30;
 
 /// At every so many indexes members' states are compared, when they are seen there.
 const STATE_EVERY: u64 = 4;
+
+/// How often, in a thousand, a machine stops again while its member starts.
+const DIES_AGAIN: u64 = 50;
 
 impl World {
     /// Plans the next turn of a member, for now or for its tick.
@@ -210,7 +213,11 @@ impl World {
         config.snapshots = self.params.snapshots;
         config.wal_segment_bytes = self.params.segment_bytes;
         let seed = self.seed_of(id, life);
+        let (dies, nth) = (!self.is_calm && self.chance(DIES_AGAIN), self.rng.below(20));
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        if dies {
+            host.disk.inject(Op::Any, nth, Fault::Stop);
+        }
         let recipe = Recipe {
             config,
             fs: host.disk.clone(),
@@ -219,6 +226,7 @@ impl World {
             logger: self.logger.new(slog::o!("member" => id)),
         };
         let booted = sim::boot(recipe, Machine::new(self.states.clone()), taken_in);
+        self.coverage.add(Kind::TornTail, self.ears.take_torn());
         if host.disk.is_stopped() {
             drop(booted);
             self.count(Kind::DoubleCrash);
@@ -244,7 +252,6 @@ impl World {
             }
             Err(error) => {
                 host.process = Process::Down;
-                self.count(Kind::RefusedStart);
                 self.ended(id, Err(error))
             }
         }
@@ -268,7 +275,10 @@ impl World {
                 (Process::Down, true)
             }
             Err(Error::Removed(_)) => (Process::Removed, false),
-            Err(Error::Wiped(_) | Error::LostData(_)) if is_wiped => (Process::Lost, false),
+            Err(Error::Wiped(_) | Error::LostData(_)) if is_wiped => {
+                self.count(Kind::RefusedStart);
+                (Process::Lost, false)
+            }
             Err(error) => {
                 let what = format!("member {id} ended: {error}");
                 return rule("exit", "no member ends for a reason that nobody gave it", what);
@@ -297,6 +307,8 @@ impl World {
     /// Everything on the machine stops at once, and its disk keeps what it likes of what was not
     /// synced.
     pub(super) fn crash(&mut self, id: u64, in_a_step: bool) {
+        // Or the process alone: what it wrote stays in its system's cache, un-synced as it is.
+        let is_killed = self.chance(300);
         let loss = match self.rng.below(10) {
             0..2 => Loss::Everything,
             2..4 => Loss::Nothing,
@@ -304,8 +316,12 @@ impl World {
         };
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let unsynced = host.disk.unsynced();
-        let survived = host.disk.crash(loss);
-        self.say(|| format!("{id} crashes, {loss:?}"));
+        let survived = if is_killed { host.disk.clone() } else { host.disk.crash(loss) };
+        let loss = if is_killed { Loss::Nothing } else { loss };
+        self.say(|| match is_killed {
+            true => format!("{id} is killed"),
+            false => format!("{id} crashes, {loss:?}"),
+        });
         self.watch.crashed(id, in_a_step);
         let is_told = self.chance(700);
         self.vanish(id, Process::Down, is_told);

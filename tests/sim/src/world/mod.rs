@@ -46,7 +46,7 @@ use self::machine::States;
 use self::network::{Key, Network};
 use self::params::{Params, SECOND, TICK};
 use self::talks::Talks;
-use self::watch::Watch;
+use self::watch::{Ears, Watch};
 use crate::Violation;
 use crate::clients::Clients;
 use crate::coverage::{Coverage, Kind};
@@ -146,6 +146,7 @@ struct World {
     coverage: Coverage,
     trace: Trace,
     hash: u64,
+    ears: Ears,
     logger: slog::Logger,
 }
 
@@ -174,10 +175,11 @@ impl World {
         let hosts = (1..=setup.n_members)
             .map(|id| (id, Host::new(id, founders.clone(), false, epoch)))
             .collect();
+        let ears = Ears::default();
         let logger = if trace.is_wanted() && std::env::var_os("SIM_LOG").is_some() {
             self::watch::logger()
         } else {
-            slog::Logger::root(slog::Discard, slog::o!())
+            ears.logger()
         };
         Self {
             params,
@@ -199,6 +201,7 @@ impl World {
             coverage: Coverage::default(),
             trace,
             hash: setup.seed,
+            ears,
             logger,
             setup,
         }

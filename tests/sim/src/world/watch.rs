@@ -2,19 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use raftnode::membership::{Book, MemberRole};
 use raftnode::sim::{Consumed, Cursors, fingerprint};
+
+use slog::Drain as _;
 
 use super::World;
 use super::host::Host;
 use crate::Violation;
-use crate::coverage::Kind;
+use crate::coverage::{Coverage, Kind};
 use crate::oracle::{Oracle, Step, Voters, rules};
 
 /// What is known of all members.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     pub(crate) oracle: Oracle,
+    /// The newest book that anybody has shown.
+    book: Book,
+    book_index: u64,
     members: BTreeMap<u64, Known>,
 }
 
@@ -39,6 +47,53 @@ impl Watch {
 
     pub(super) fn wiped(&mut self, id: u64) {
         self.oracle.wiped(id);
+    }
+}
+
+/// What became of members between two books.
+fn count_changes(before: &Book, now: &Book, coverage: &mut Coverage) {
+    for (id, member) in &now.members {
+        match before.members.get(id).map(|before| before.role) {
+            // The first book that is seen has everybody in it.
+            None if before.members.is_empty() => {}
+            None => coverage.count(Kind::MemberAdded),
+            Some(MemberRole::Learner) if member.role == MemberRole::Voter => {
+                coverage.count(Kind::MemberPromoted);
+            }
+            Some(MemberRole::Voter) if member.role == MemberRole::Learner => {
+                coverage.count(Kind::MemberDemoted);
+            }
+            Some(_) => {}
+        }
+    }
+    coverage.add(Kind::MemberRemoved, (now.removed.len() - before.removed.len()) as u64);
+}
+
+/// Hears what members warn of while they open their logs; nobody else does.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ears(Arc<AtomicU64>);
+
+impl Ears {
+    /// What a member logs to.
+    pub(super) fn logger(&self) -> slog::Logger {
+        slog::Logger::root(slog::LevelFilter(self.clone(), slog::Level::Warning).fuse(), slog::o!())
+    }
+
+    /// How many torn ends were cut since the last call.
+    pub(super) fn take_torn(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl slog::Drain for Ears {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        if record.msg().to_string().starts_with("cut the torn end of the log") {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -122,8 +177,14 @@ impl World {
         })?;
         // The status says nothing of a book before the first turn is over.
         if last.is_some_and(|last| last.book_version != cursors.book_version) {
-            let book = fingerprint(format!("{:?}", member.book()).as_bytes());
-            oracle.book(id, member.handle().node().status().book_index, book)?;
+            let book = member.book();
+            let index = member.handle().node().status().book_index;
+            oracle.book(id, index, fingerprint(format!("{book:?}").as_bytes()))?;
+            if index > self.watch.book_index {
+                self.watch.book_index = index;
+                count_changes(&self.watch.book, book, &mut self.coverage);
+                self.watch.book.clone_from(book);
+            }
         }
         if let Some(last) = last {
             if last.leader != cursors.leader && cursors.leader != 0 {
