@@ -121,8 +121,10 @@ impl Proposals {
 
     /// The entry with this key is being published: whoever applies it owes the answer.
     pub(super) fn land(&mut self, key: Key) -> Option<Waiter> {
-        let oldest = self.flying.keys().min().copied().filter(|_| has(Defect::FifoAnswers));
-        let key = Key { sequence: oldest.unwrap_or(key.sequence), ..key };
+        if has(Defect::FifoAnswers) && self.is_own(key) {
+            let oldest = self.flying.keys().min().copied().unwrap_or(key.sequence);
+            return self.take(Key { sequence: oldest, ..key }).map(|proposal| proposal.waiter);
+        }
         self.take(key).map(|proposal| proposal.waiter)
     }
 
@@ -201,10 +203,11 @@ impl Proposals {
             .collect();
         for sequence in late {
             if let Some(flight) = self.remove(sequence) {
-                let refused = Outcome::Refused(Refusal::NoLeader);
-                let unknown = Outcome::Unknown(Unknown::Deadline);
-                let is_refused = has(Defect::DeadlineRefuses);
-                flight.proposal.waiter.answer(if is_refused { refused } else { unknown });
+                flight.proposal.waiter.answer(if has(Defect::DeadlineRefuses) {
+                    Outcome::Refused(Refusal::NoLeader)
+                } else {
+                    Outcome::Unknown(Unknown::Deadline)
+                });
             }
         }
         for queue in [&mut self.parked, &mut self.cooling] {

@@ -44,7 +44,7 @@ impl Campaign {
                 command.args(["--first-seed".into(), first_seed.to_string()]);
                 command.args(["--seeds".into(), seeds.to_string()]);
                 command.args(["--ticks".into(), ticks.to_string()]);
-                command.args(["--threads", "1"]);
+                command.args(["--threads", "1", "--fail-fast"]);
                 command
             }
             Campaign::Crash { states } => {

@@ -4,14 +4,24 @@ use wal::defects::Defect;
 
 use crate::campaign::Campaign::{self, Test, Unit};
 
+/// Whole clusters under every fault, judged after every step.
+const CLUSTERS: Campaign = simulate(20);
+/// The same for longer: what it takes for rare coincidences.
+const MORE_CLUSTERS: Campaign = simulate(45);
 /// Random histories of three stepped members.
 const CHANCE: Campaign = raftnode("node::scripts::chance::whatever_happens_what_is_told_is_true");
 /// Power failures in the lives of logs and of whole members.
 const STATES: Campaign = Campaign::Crash { states: 20_000 };
+/// Real processes under faults, their clients' history checked.
+const TRIAL: Campaign = Test("defects", "a_trial_is_linearizable");
 /// Every message that raft must not see.
 const WALL: Campaign = raftnode("vet::rows::the_wall_stops_every_row");
 /// Random commands, beside a model of the store.
 const MODEL: Campaign = store("kvstore::model::the_store_does_what_the_model_says");
+
+const fn simulate(seeds: u64) -> Campaign {
+    Campaign::Simulate { first_seed: 1, seeds, ticks: 3_000 }
+}
 
 const fn raftnode(test: &'static str) -> Campaign {
     Unit("raftnode", test)
@@ -31,49 +41,59 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
     use Defect::*;
     let script = |test| raftnode(test);
     match defect {
-        SkipSync => vec![STATES],
-        RetrySync => vec![log("crash", "a_batch_whose_sync_failed_is_not_taken_from_the_cache")],
+        SkipSync => vec![STATES, CLUSTERS],
+        RetrySync => {
+            vec![CLUSTERS, log("crash", "a_batch_whose_sync_failed_is_not_taken_from_the_cache")]
+        }
         Unlatched => vec![log("model", "every_failed_operation_latches")],
-        SkipDirSync => vec![STATES],
-        SkipSealSync => vec![STATES],
-        NoHeadState => vec![STATES],
+        SkipDirSync => vec![STATES, CLUSTERS],
+        SkipSealSync => vec![STATES, CLUSTERS],
+        NoHeadState => vec![STATES, CLUSTERS],
         PiecemealRelease => vec![STATES],
         TruncateOnDamage => {
             vec![log("damage", "every_flipped_byte_is_refused_or_costs_the_last_batch_alone")]
         }
         KeepTornBytes => vec![STATES],
-        BelieveCache => vec![STATES, log("crash", "what_open_returns_survives_the_next_crash")],
+        BelieveCache => vec![CLUSTERS, log("crash", "what_open_returns_survives_the_next_crash")],
+        BelieveSeal => vec![MORE_CLUSTERS],
+        BelieveNames => vec![MORE_CLUSTERS],
         UnverifiedReads => vec![log("model", "an_entry_that_changed_on_disk_is_not_returned")],
         ForeignLog => vec![log("damage", "foreign_segments_are_named_as_such")],
         NoLock => vec![log("disk", "whole_files_and_locks")],
 
-        DropHardState => vec![CHANCE],
+        DropHardState => vec![CLUSTERS],
         IgnoreSaveError => {
-            vec![script("node::scripts::writes::nothing_is_promised_before_the_sync")]
+            vec![CLUSTERS, script("node::scripts::writes::nothing_is_promised_before_the_sync")]
         }
-        EarlySend => {
-            vec![STATES, script("node::scripts::writes::nothing_is_promised_before_the_sync")]
-        }
+        EarlySend => vec![
+            STATES,
+            CLUSTERS,
+            script("node::scripts::writes::nothing_is_promised_before_the_sync"),
+        ],
         EarlyVote => {
             vec![script("node::scripts::changes::a_lone_voter_is_silent_before_its_own_vote")]
         }
-        HardStateFirst => vec![STATES, CHANCE],
+        HardStateFirst => vec![STATES, CLUSTERS],
         MarkerFirst => {
             vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]
         }
-        NewerConfState => vec![CHANCE],
+        NewerConfState => vec![MORE_CLUSTERS],
 
-        UnsyncedSnapshot => vec![STATES],
-        UnsyncedInstall => vec![STATES],
+        UnsyncedSnapshot => vec![STATES, CLUSTERS],
+        UnsyncedInstall => vec![STATES, MORE_CLUSTERS],
         UncheckedSnapshot => vec![script("snapshot::tests::truncated_or_flipped_file_is_refused")],
-        SnapshotAhead => vec![CHANCE],
-        ForgetRemoved => vec![script("node::scripts::changes::a_snapshot_knows_who_was_removed")],
+        SnapshotAhead => vec![CLUSTERS, CHANCE],
+        ForgetRemoved => {
+            vec![MORE_CLUSTERS, script("node::scripts::changes::a_snapshot_knows_who_was_removed")]
+        }
         PatchedConfState => {
-            vec![script("node::scripts::changes::a_new_member_learns_and_then_votes")]
+            vec![CLUSTERS, script("node::scripts::changes::a_new_member_learns_and_then_votes")]
         }
-        KeepTooFew => {
-            vec![STATES, script("node::scripts::snapshots::the_newest_snapshot_is_never_purged")]
-        }
+        KeepTooFew => vec![
+            STATES,
+            MORE_CLUSTERS,
+            script("node::scripts::snapshots::the_newest_snapshot_is_never_purged"),
+        ],
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
         RepublishRestored => {
@@ -83,24 +103,27 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         SkipMissed => {
             vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
         }
-        ReorderCommits => vec![CHANCE],
+        ReorderCommits => vec![CLUSTERS, CHANCE],
         SkipEmptyChange => vec![script("node::scripts::changes::an_empty_change_does_nothing")],
-        FifoAnswers => vec![CHANCE],
-        AnswerByNumber => vec![CHANCE],
-        RefuseTooEarly => vec![CHANCE],
-        DeadlineRefuses => vec![CHANCE],
-        AckAtAppend => vec![Test("defects", "a_trial_is_linearizable")],
+        FifoAnswers => vec![CLUSTERS, CHANCE],
+        AnswerByNumber => vec![CLUSTERS, CHANCE],
+        RefuseTooEarly => vec![CLUSTERS, CHANCE],
+        DeadlineRefuses => vec![CLUSTERS, CHANCE],
+        AckAtAppend => vec![TRIAL],
         ReportEarly => vec![script("machine::tests::what_is_answered_has_been_shown")],
         AnswerEarly => vec![script("machine::tests::the_answer_waits_for_the_report")],
-        ApplyTwice => vec![script("machine::tests::a_proposer_is_given_the_machines_own_response")],
+        ApplyTwice => {
+            vec![CLUSTERS, script("machine::tests::a_proposer_is_given_the_machines_own_response")]
+        }
 
-        LocalReads => vec![CHANCE, Test("defects", "a_trial_is_linearizable")],
-        LeaseReads => vec![CHANCE],
+        LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
+        LeaseReads => vec![CLUSTERS],
         ReusedContexts => vec![
+            CLUSTERS,
             script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
             script("node::scripts::reads::an_answer_that_comes_twice_confirms_nothing"),
         ],
-        UnappliedReads => vec![Test("defects", "a_trial_is_linearizable")],
+        UnappliedReads => vec![CLUSTERS, TRIAL],
         EarlyLeaderReads => {
             vec![script("node::scripts::leading::a_new_leader_keeps_questions_until_it_can_answer")]
         }
