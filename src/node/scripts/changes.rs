@@ -75,9 +75,9 @@ fn a_learner_without_the_log_stays_one() {
             }
         }
     }
-    assert_eq!(role(&mut cluster, leader, 4), MemberRole::Learner);
+    assert_eq!(role(&mut cluster, 4, leader), MemberRole::Learner);
     cluster.ticks(200);
-    assert_eq!(role(&mut cluster, leader, 4), MemberRole::Voter);
+    assert_eq!(role(&mut cluster, 4, leader), MemberRole::Voter);
 }
 
 /// A new member hears of its leader before it has anything to serve: whoever waits for it to be

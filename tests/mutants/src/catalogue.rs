@@ -10,6 +10,9 @@ const CLUSTERS: Campaign = simulate(20);
 const MORE_CLUSTERS: Campaign = simulate(45);
 /// Random histories of three stepped members.
 const CHANCE: Campaign = raftnode("node::scripts::chance::whatever_happens_what_is_told_is_true");
+/// A process that died between writing and syncing, and power that fails after its successor began.
+const DEAD_PROCESS: Campaign =
+    log("crash", "what_a_dead_process_left_in_the_cache_is_not_built_upon");
 /// Power failures in the lives of logs and of whole members.
 const STATES: Campaign = Campaign::Crash { states: 20_000 };
 /// Real processes under faults, their clients' history checked.
@@ -55,8 +58,8 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
         KeepTornBytes => vec![STATES],
         BelieveCache => vec![CLUSTERS, log("crash", "what_open_returns_survives_the_next_crash")],
-        BelieveSeal => vec![MORE_CLUSTERS],
-        BelieveNames => vec![MORE_CLUSTERS],
+        BelieveSeal => vec![DEAD_PROCESS],
+        BelieveNames => vec![DEAD_PROCESS],
         UnverifiedReads => vec![log("model", "an_entry_that_changed_on_disk_is_not_returned")],
         ForeignLog => vec![log("damage", "foreign_segments_are_named_as_such")],
         NoLock => vec![log("disk", "whole_files_and_locks")],
