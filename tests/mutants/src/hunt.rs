@@ -129,8 +129,14 @@ fn end_group(child: &Child) {
 /// Why a campaign failed, in its own words: of a panic what it says, else the last line.
 fn reason(said: &str, status: ExitStatus) -> String {
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-    let panic = lines.by_ref().find(|line| line.contains("panicked at "));
-    let text = match panic {
+    // The enumeration of crash states and the simulation name their findings like this.
+    let is_finding = |line: &str| {
+        let seed = line.strip_prefix("seed ").and_then(|rest| rest.split_once(": "));
+        line.starts_with("FAILED: ") || seed.is_some_and(|(n, _)| n.parse::<u64>().is_ok())
+    };
+    let is_told = |line: &&str| line.contains("panicked at ") || is_finding(line);
+    let text = match lines.by_ref().find(is_told) {
+        Some(told) if is_finding(told) => Some(told),
         Some(_) => lines.next(),
         None => said.lines().map(str::trim).rfind(|line| !line.is_empty()),
     };

@@ -15,3 +15,4 @@ pub mod build;
 pub mod campaign;
 pub mod catalogue;
 pub mod hunt;
+pub mod place;

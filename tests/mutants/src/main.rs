@@ -17,6 +17,7 @@ use mutants::build::Built;
 use mutants::campaign::Campaign;
 use mutants::catalogue::campaigns;
 use mutants::hunt::{End, Run, run};
+use mutants::place::Places;
 use wal::defects::Defect;
 
 /// Run every deliberate defect against the campaigns that must find it.
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
 
 fn hunt(args: &Args) -> io::Result<bool> {
     let defects = chosen(&args.only)?;
+    let places = Places::find(workspace())?;
+    if let Some(lost) = defects.iter().find(|defect| places.of(**defect).is_none()) {
+        return Err(io::Error::other(format!("{} has no place in the code", lost.name())));
+    }
     let begin = Instant::now();
     say("building");
     let built = Built::all(workspace())?;
@@ -61,8 +66,11 @@ fn hunt(args: &Args) -> io::Result<bool> {
     let work: Vec<_> = clean.chain(mutated).collect();
     let runs = run_all(&built, &work, args)?;
 
-    let table: Vec<_> = runs.iter().filter(|run| run.defect.is_some()).map(line).collect();
-    say(&table.join("\n"));
+    for run in &runs {
+        if let Some((defect, place)) = run.defect.and_then(|d| Some((d, places.of(d)?))) {
+            say(&format!("{place:<34} {}  [{}]", line(run), defect.what()));
+        }
+    }
     let dirty: Vec<_> = runs.iter().filter(|run| run.defect.is_none() && !run.is_good()).collect();
     for run in &dirty {
         say(&format!("{} fails without a defect: {}", run.campaign, told(run)));
