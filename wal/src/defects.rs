@@ -3,7 +3,7 @@
 //! All of them are listed here, those of the crates above too. Where one has its place the code
 //! asks [`has`], in one line, and without the feature `defects`, which nothing turns on by itself,
 //! the answer is `false` at compile time. With it a process has the one that the environment
-//! names, if any; a test may choose another for a thread by [`with`]. Whoever has one breaks his
+//! names, if any; a test may choose another for a thread by `with`. Whoever has one breaks his
 //! promises.
 
 #[cfg(feature = "defects")]
