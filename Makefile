@@ -12,7 +12,7 @@ BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare fuzz restart disk join snapshot-bench \
 	transfer bench-reads failover handover deadlines overload vet slow peers simulate crash checker \
-	histories prove
+	histories mutants prove
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -170,3 +170,8 @@ MINUTES ?= 5
 histories:
 	@cargo run --release --quiet -p tests --bin histories -- --minutes $(MINUTES) \
 	  $(if $(SEED),--seed $(SEED))
+
+# Every deliberate defect against the campaigns that must find it: a survivor fails. ONLY=<name>,...
+# runs some.
+mutants:
+	cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))

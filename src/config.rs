@@ -64,9 +64,6 @@ pub struct Config {
     /// How the disk fails, for tests: a script for the log's `FaultFs`. Default: it does not.
     #[cfg(feature = "faults")]
     pub faults: Option<String>,
-    /// What this member does wrong, for tests. Default: nothing.
-    #[cfg(any(test, feature = "defects"))]
-    pub defect: Option<crate::Defect>,
 }
 
 /// When snapshots are taken, and what is kept after one.
@@ -128,8 +125,6 @@ impl Config {
             min_free_bytes: 256 << 20,
             #[cfg(feature = "faults")]
             faults: None,
-            #[cfg(any(test, feature = "defects"))]
-            defect: None,
         }
     }
 

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::SnapshotMetadata;
 use slog::{Logger, info, warn};
 use wal::Wal;
+use wal::defects::{Defect, has};
 use wal::fs::{Access, Fs};
 
 use crate::identity::{self, Identity};
@@ -69,6 +70,7 @@ pub(crate) fn snap_dir(config: &Config) -> PathBuf {
 /// It cannot be written.
 pub(crate) fn bury(fs: &dyn Fs, config: &Config, end: &Error) -> Result<(), Error> {
     let name = match end {
+        _ if has(Defect::NoTombstone) => return Ok(()),
         Error::Removed(_) => REMOVED,
         Error::LostData(_) => LOST,
         _ => return Ok(()),
@@ -435,7 +437,7 @@ fn recover(
         "cluster" => format!("{:016x}", identity.cluster), "first" => wal.first_index(),
         "last" => wal.last_index(), "snapshot" => header.index,
         "term" => wal.hard_state().term, "commit" => wal.hard_state().commit);
-    let storage = Storage::new(wal, storage::metadata(marker, header.conf_state.clone()));
+    let mut storage = Storage::new(wal, storage::metadata(marker, header.conf_state.clone()));
     let mut latest = header.book.clone();
     for change in storage.committed_changes(header.index)? {
         // What does nothing when it is applied does nothing here.
@@ -451,6 +453,9 @@ fn recover(
     if !config.founders.is_empty() && flags.ne(book) {
         info!(logger, "--cluster differs from the address book, which rules";
             "path" => %path.display());
+    }
+    if has(Defect::NewerConfState) {
+        storage.set_conf_state(Header::genesis(identity.cluster, latest.clone()).conf_state);
     }
     Ok(Recovered { identity, storage, header, snapshot, kept, latest, lock })
 }
@@ -522,7 +527,7 @@ fn load_snapshot(
         ));
         return Err(Error::Corrupt(problems.join("; ")));
     }
-    for orphan in orphans {
+    for orphan in orphans.into_iter().filter(|_| !has(Defect::KeepOrphans)) {
         info!(logger, "removing a snapshot file that the log does not know";
             "path" => %orphan.display());
         fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;

@@ -69,8 +69,6 @@ pub mod testing;
 
 mod channel;
 mod config;
-#[cfg(any(test, feature = "defects"))]
-mod defects;
 mod directory;
 mod error;
 #[cfg(test)]
@@ -94,8 +92,6 @@ pub use channel::{
     Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
-#[cfg(any(test, feature = "defects"))]
-pub use defects::Defect;
 pub use directory::member_id;
 pub use error::Error;
 pub use leadership::{LeaderWatch, Leadership};
@@ -106,3 +102,5 @@ pub use node::seams;
 pub use node::{Channels, MAX_LAG_BYTES, MAX_LAG_ENTRIES, Node};
 pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};
+#[doc(hidden)]
+pub use wal::defects;

@@ -71,6 +71,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
+use wal::defects::{Defect, has};
 
 use crate::{
     Applied, Channels, Commit, CommittedEntry, Entries, Outcome, Pending, Refusal, Restore,
@@ -344,12 +345,14 @@ impl<M: StateMachine> Runner<M> {
             );
             self.applied_index = index;
             let command = Command { index, term, data: &entry.data };
-            let response = self.machine.apply(command).map_err(|source| Error::Apply {
-                index,
-                term,
-                source: Box::new(source),
-            })?;
-            if entry.is_awaited() {
+            let failed = |source| Error::Apply { index, term, source: Box::new(source) };
+            let mut response = self.machine.apply(command).map_err(failed)?;
+            if has(Defect::ApplyTwice) && entry.is_awaited() {
+                response = self.machine.apply(command).map_err(failed)?;
+            }
+            if has(Defect::AnswerEarly) {
+                entry.respond(response);
+            } else if entry.is_awaited() {
                 self.unanswered.push((entry, response));
             }
         }
@@ -359,6 +362,9 @@ impl<M: StateMachine> Runner<M> {
             self.applied_index
         );
         (self.applied_index, self.applied_term) = (last_index, last_term);
+        if has(Defect::ReportEarly) {
+            self.applied.report(last_index);
+        }
         self.unseen = true;
         Ok(())
     }

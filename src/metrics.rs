@@ -240,8 +240,6 @@ fn unknown_name(unknown: Unknown) -> &'static str {
         Unknown::Deadline => "deadline",
         Unknown::Restored => "restored",
         Unknown::Stopped => "stopped",
-        #[cfg(any(test, feature = "defects"))]
-        Unknown::Appended => "appended",
     }
 }
 

@@ -26,6 +26,7 @@ use raft::eraftpb::{
     ConfChange, ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata,
 };
 use raft::{GetEntriesContext, RaftState, StorageError};
+use wal::defects::{Defect, has};
 use wal::{Batch, Marker, Wal};
 
 use crate::Error;
@@ -86,6 +87,11 @@ impl Storage {
             metrics: None,
             fault: RefCell::default(),
         }
+    }
+
+    /// For a defect: raft begins with this configuration, whatever the snapshot's is.
+    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.snapshot.set_conf_state(conf_state);
     }
 
     pub(crate) fn snapshot_index(&self) -> u64 {
@@ -199,6 +205,9 @@ impl Storage {
             assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
             return Ok(());
         }
+        if has(Defect::DropHardState) && entries.is_empty() && self.batch.is_empty() {
+            return Ok(());
+        }
         for entry in &entries {
             let head = payload_head(entry);
             let is_conf_change = entry.get_entry_type() != EntryType::EntryNormal;
@@ -206,7 +215,10 @@ impl Storage {
             self.batch.push_entry(entry.index, entry.term, is_conf_change, &parts);
         }
         self.batch.set_hard_state(wal_hard_state(&self.hard_state));
-        self.save_batch()?;
+        let saved = self.save_batch();
+        if !has(Defect::IgnoreSaveError) {
+            saved?;
+        }
         self.extend_tail(entries);
         Ok(())
     }
@@ -409,12 +421,16 @@ impl raft::Storage for Storage {
         let conf_state = self.snapshot.get_conf_state();
         let is_member = conf_state.voters.contains(&to) || conf_state.learners.contains(&to);
         // A member that is not in it could not install it (raft.rs:2585).
-        if self.snapshot.index == 0 || self.snapshot.index < request_index || !is_member {
+        let fits = is_member || has(Defect::PatchedConfState);
+        if self.snapshot.index == 0 || self.snapshot.index < request_index || !fits {
             self.snapshot_wanted.set(true);
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let mut snapshot = Snapshot::default();
         snapshot.set_metadata(self.snapshot.clone());
+        if has(Defect::PatchedConfState) && !is_member {
+            snapshot.mut_metadata().mut_conf_state().learners.push(to);
+        }
         Ok(snapshot)
     }
 }

@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 
 use raft::CAMPAIGN_TRANSFER;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use wal::defects::{Defect, has};
 
 use crate::key::Key;
 
@@ -106,7 +107,7 @@ fn judge(message: &Message, view: View<'_>) -> Result<(), Verdict> {
     check(message.term <= highest, "a term beyond any election")?;
     check(message.context.len() <= MAX_CONTEXT_BYTES, "a context longer than any name")?;
     check(
-        (message.term == 0) == (kind == MsgReadIndex),
+        (message.term == 0) == (kind == MsgReadIndex) || has(Defect::VetTerm),
         "no term where one belongs, or the reverse",
     )?;
     check(
@@ -173,7 +174,7 @@ fn is_witness(message: &Message, view: View<'_>) -> bool {
 
 /// A leader tells a member to commit what that member has acknowledged to it, and no more.
 fn judge_heartbeat(message: &Message, view: View<'_>) -> Result<(), Verdict> {
-    if message.commit <= view.last_index {
+    if message.commit <= view.last_index || has(Defect::VetCommit) {
         return Ok(());
     }
     check(is_witness(message, view), "a heartbeat that commits what is not here")?;
@@ -188,7 +189,8 @@ fn judge_append(message: &Message, view: View<'_>) -> Result<(), Verdict> {
     check((message.index == 0) == (message.log_term == 0), "an append that continues nothing")?;
     let mut last_term = message.log_term;
     for (offset, entry) in (1..).zip(message.entries.iter()) {
-        check(entry.index == message.index + offset, "an append with a gap")?;
+        let follows = entry.index == message.index + offset || has(Defect::VetGap);
+        check(follows, "an append with a gap")?;
         check(
             entry.term >= last_term.max(1) && entry.term <= message.term,
             "an append whose terms fall",
@@ -207,7 +209,7 @@ fn judge_append(message: &Message, view: View<'_>) -> Result<(), Verdict> {
 /// their place was elected by members that had lost them.
 fn judge_overlap(message: &Message, view: View<'_>) -> Result<(), Verdict> {
     let committed = message.index..=view.commit_index;
-    if committed.is_empty() || message.term < view.term {
+    if committed.is_empty() || message.term < view.term || has(Defect::VetConflict) {
         return Ok(());
     }
     let before = (message.index, message.log_term);
@@ -262,7 +264,7 @@ fn judge_append_response(message: &Message, view: View<'_>) -> Result<(), Verdic
         return Ok(());
     }
     if !message.reject {
-        let was_sent = message.index <= view.last_index;
+        let was_sent = message.index <= view.last_index || has(Defect::VetAcknowledgement);
         return check(was_sent, "an acknowledgement of what was never sent");
     }
     // Its log agrees with ours up to what it has acknowledged, so the place that it proposes to

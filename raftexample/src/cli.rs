@@ -104,11 +104,6 @@ struct RunArgs {
     #[arg(long, env = "RAFTEXAMPLE_LISTEN", value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
-    /// What this member does wrong, for tests
-    #[cfg(feature = "defects")]
-    #[arg(long, env = "RAFTEXAMPLE_DEFECT", value_name = "NAME")]
-    defect: Option<raftnode::Defect>,
-
     /// How the disk fails, for tests
     #[cfg(feature = "faults")]
     #[arg(long, env = "RAFTEXAMPLE_FAULTS", value_name = "SCRIPT")]
@@ -233,9 +228,6 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where peers connect, when it is not the address in this member's URL.
     pub peer_listen: Option<SocketAddr>,
-    /// What this member does wrong, for tests.
-    #[cfg(feature = "defects")]
-    pub defect: Option<raftnode::Defect>,
     /// How the disk fails, for tests.
     #[cfg(feature = "faults")]
     pub faults: Option<String>,
@@ -352,8 +344,6 @@ impl RunArgs {
             join: self.join,
             listen: self.listen.unwrap_or((Ipv4Addr::LOCALHOST, self.port).into()),
             peer_listen: self.peer_listen,
-            #[cfg(feature = "defects")]
-            defect: self.defect,
             #[cfg(feature = "faults")]
             faults: self.faults,
             #[cfg(feature = "faults")]
@@ -396,10 +386,6 @@ impl Settings {
         let mut config = Config::new(self.id, self.founders.clone(), self.data_dir.clone());
         config.cluster_token.clone_from(&self.cluster_token);
         config.peer_listen = self.peer_listen;
-        #[cfg(feature = "defects")]
-        {
-            config.defect = self.defect;
-        }
         #[cfg(feature = "faults")]
         {
             config.faults.clone_from(&self.faults);

@@ -87,10 +87,6 @@ pub enum Unknown {
     /// A snapshot replaced the part of the log that may hold it.
     #[error("a snapshot replaced the part of the log that may hold the proposal")]
     Restored,
-    /// It has been given to raft, and its proposer was told so too early.
-    #[cfg(any(test, feature = "defects"))]
-    #[error("the proposal was appended; nobody waited for more")]
-    Appended,
     /// The node stopped, or its consumer dropped the entry without an answer.
     #[error("the node stopped before the outcome was known")]
     Stopped,

@@ -84,17 +84,6 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Waiter,
 }
 
-#[cfg(any(test, feature = "defects"))]
-impl Proposal {
-    /// It was just given to raft; if that is the defect, its proposer is told now.
-    pub(crate) fn spoil(mut self, defect: Option<crate::Defect>) -> Self {
-        if defect == Some(crate::Defect::AckAtAppend) {
-            self.waiter.end(Outcome::Unknown(Unknown::Appended));
-        }
-        self
-    }
-}
-
 /// A read on its way to an index, or a question on its way to a quorum.
 pub(crate) struct ReadRequest {
     pub(crate) min_index: u64,

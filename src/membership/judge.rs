@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{ConfChange, ConfChangeType};
+use wal::defects::{Defect, has};
 
 use super::record::Wish;
 use super::{Book, Change, ChangeRefusal, ChangeRefusalKind, Member, MemberRole, peer_url};
@@ -76,14 +77,15 @@ fn weigh(change: ConfChange, before: &Book, after: Book, view: &View<'_>) -> Jud
         return Judgement::Refuse(refusal(ChangeRefusalKind::Unsafe, message));
     }
     let leads_after = after.voters().any(|id| id == view.id);
-    if !leads_after && before.voters().any(|id| id == view.id) {
+    if !leads_after && !has(Defect::SelfRemoval) && before.voters().any(|id| id == view.id) {
         return Judgement::HandOver { book: after };
     }
     Judgement::Make { change, book: after }
 }
 
 fn n_live(book: &Book, view: &View<'_>) -> usize {
-    book.voters().filter(|id| view.live.contains(id)).count()
+    let learners = book.learners().filter(|_| has(Defect::LearnersInQuorum));
+    book.voters().chain(learners).filter(|id| view.live.contains(id)).count()
 }
 
 fn plan(wish: &Wish, book: &Book, view: &View<'_>) -> Result<Option<ConfChange>, ChangeRefusal> {
@@ -105,7 +107,7 @@ fn plan(wish: &Wish, book: &Book, view: &View<'_>) -> Result<Option<ConfChange>,
     };
     match wish {
         Wish::Change(Change::Add { url, wants, .. }) => {
-            if book.removed.contains(&id) {
+            if book.was_removed(id) {
                 return Err(was_removed());
             }
             if let Some(Member { url, role, .. }) = known {
@@ -117,7 +119,7 @@ fn plan(wish: &Wish, book: &Book, view: &View<'_>) -> Result<Option<ConfChange>,
             Ok(Some(conf_change(id, &Member { url, role, wants, incarnation: None })))
         }
         Wish::Join { url, incarnation, .. } => {
-            if book.removed.contains(&id) {
+            if book.was_removed(id) {
                 return Err(was_removed());
             }
             let ours = Some(*incarnation);
@@ -228,7 +230,7 @@ impl Book {
                     ConfChangeType::AddNode => MemberRole::Voter,
                     _ => MemberRole::Learner,
                 };
-                if id == 0 || self.removed.contains(&id) {
+                if id == 0 || self.was_removed(id) {
                     return Err(format!("{id} cannot be a member's id any more"));
                 }
                 if member.role != role {
@@ -244,6 +246,10 @@ impl Book {
             return Err(format!("member {id} is the last voter; add or promote another one first"));
         }
         Ok(book)
+    }
+
+    fn was_removed(&self, id: u64) -> bool {
+        self.removed.contains(&id) && !has(Defect::IdReturns)
     }
 
     fn owner_of(&self, url: &str, but: u64) -> Option<u64> {

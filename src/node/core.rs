@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{RawNode, ReadState, SoftState, StateRole};
+use raft::{RawNode, ReadOnlyOption, ReadState, SoftState, StateRole};
 use slog::{Logger, debug, error, info, warn};
+use wal::defects::{Defect, has};
 use wal::fs::Fs;
 
 use self::changes::Changes;
@@ -159,6 +160,7 @@ impl Core {
         let Parts { mut storage, cluster, book, pins, restore, applied, nonce, seed, .. } = parts;
         let snapshots = Snapshots::new(parts.fs, config.snapshots, parts.kept, parts.captured);
         let election_tick = config.election_ticks();
+        use ReadOnlyOption::{LeaseBased, Safe};
         let raft_config = raft::Config {
             id: config.id,
             election_tick,
@@ -175,6 +177,7 @@ impl Core {
             batch_append: false,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            read_only_option: if has(Defect::LeaseReads) { LeaseBased } else { Safe },
             ..raft::Config::default()
         };
         storage.measure(parts.metrics.clone());
@@ -222,10 +225,6 @@ impl Core {
             raw,
             logger: logger.clone(),
         };
-        #[cfg(any(test, feature = "defects"))]
-        {
-            (core.proposals.defect, core.reads.defect) = (config.defect, config.defect);
-        }
         core.pin_election_timeout();
         // Nobody else could lead: waiting for a timeout would only cost its users a second.
         if core.book.voters().eq([core.id]) {
@@ -317,6 +316,16 @@ impl Core {
     #[cfg(test)]
     pub(crate) fn hard_state(&self) -> &HardState {
         self.raw.store().hard_state()
+    }
+
+    /// The index of the snapshot that this member goes on from, and that of the newest marker in
+    /// its log for what is committed.
+    #[cfg(test)]
+    pub(crate) fn newest_snapshots(&self) -> (u64, u64) {
+        let store = self.raw.store();
+        let committed = |marker: &&wal::Marker| marker.index <= store.hard_state().commit;
+        let marker = store.wal().markers().iter().rev().find(committed);
+        (store.snapshot_index(), marker.map_or(0, |marker| marker.index))
     }
 
     /// Grows whenever the book changes.
@@ -681,8 +690,11 @@ impl Core {
                 hard.term != self.last_hard.term || hard.vote != self.last_hard.vote
             });
             let mut messages = ready.take_messages();
-            if !votes {
+            if !votes || has(Defect::EarlyVote) {
                 self.send_all(std::mem::take(&mut messages), send);
+            }
+            if has(Defect::EarlySend) {
+                self.send_all(ready.take_persisted_messages(), send);
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {

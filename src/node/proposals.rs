@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
+use wal::defects::{Defect, has};
 
 use crate::channel::{Outcome, Proposal, Refusal, Unknown, Waiter};
 use crate::key::{Attempt, Key};
@@ -58,8 +59,6 @@ pub(super) struct Proposals {
     barriers: BTreeMap<u64, (u64, Proposal)>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
-    #[cfg(any(test, feature = "defects"))]
-    pub(super) defect: Option<crate::Defect>,
 }
 
 impl Proposals {
@@ -74,8 +73,6 @@ impl Proposals {
             terms: BTreeMap::new(),
             barriers: BTreeMap::new(),
             next_deadline: None,
-            #[cfg(any(test, feature = "defects"))]
-            defect: None,
         }
     }
 
@@ -115,8 +112,6 @@ impl Proposals {
             _ => self.parked.pop_front(),
         };
         let Parked { sequence, proposal, .. } = next?;
-        #[cfg(any(test, feature = "defects"))]
-        let proposal = proposal.spoil(self.defect);
         let data = proposal.data.clone();
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");
@@ -126,6 +121,10 @@ impl Proposals {
 
     /// The entry with this key is being published: whoever applies it owes the answer.
     pub(super) fn land(&mut self, key: Key) -> Option<Waiter> {
+        if has(Defect::FifoAnswers) && self.is_own(key) {
+            let oldest = self.flying.keys().min().copied().unwrap_or(key.sequence);
+            return self.take(Key { sequence: oldest, ..key }).map(|proposal| proposal.waiter);
+        }
         self.take(key).map(|proposal| proposal.waiter)
     }
 
@@ -178,6 +177,7 @@ impl Proposals {
 
     /// An entry of `term` is about to be published: flights of lower terms were refused (P2).
     pub(super) fn supersede(&mut self, term: u64, tick: u64) {
+        let term = if has(Defect::RefuseTooEarly) { term + 1 } else { term };
         if self.terms.first_key_value().is_none_or(|(oldest, _)| *oldest >= term) {
             return;
         }
@@ -203,7 +203,11 @@ impl Proposals {
             .collect();
         for sequence in late {
             if let Some(flight) = self.remove(sequence) {
-                flight.proposal.waiter.answer(Outcome::Unknown(Unknown::Deadline));
+                flight.proposal.waiter.answer(if has(Defect::DeadlineRefuses) {
+                    Outcome::Refused(Refusal::NoLeader)
+                } else {
+                    Outcome::Unknown(Unknown::Deadline)
+                });
             }
         }
         for queue in [&mut self.parked, &mut self.cooling] {
@@ -245,7 +249,7 @@ impl Proposals {
     }
 
     fn is_own(&self, key: Key) -> bool {
-        key.node == self.node && key.nonce == self.nonce
+        (key.node == self.node && key.nonce == self.nonce) || has(Defect::AnswerByNumber)
     }
 
     fn remove(&mut self, sequence: u64) -> Option<Flight> {

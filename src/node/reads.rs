@@ -16,9 +16,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use wal::defects::{Defect, has};
+
 use crate::channel::{Consistency, Purpose, ReadRequest, Refusal};
-#[cfg(any(test, feature = "defects"))]
-use crate::defects::Defect;
 use crate::key::Key;
 
 /// What the reads need to know of raft.
@@ -54,8 +54,6 @@ pub(super) struct Reads {
     confirmed: BTreeMap<u64, Vec<ReadRequest>>,
     /// No deadline is earlier than this one.
     next_deadline: Option<Instant>,
-    #[cfg(any(test, feature = "defects"))]
-    pub(super) defect: Option<Defect>,
 }
 
 impl Reads {
@@ -72,8 +70,6 @@ impl Reads {
             not_before: 0,
             confirmed: BTreeMap::new(),
             next_deadline: None,
-            #[cfg(any(test, feature = "defects"))]
-            defect: None,
         }
     }
 
@@ -92,10 +88,7 @@ impl Reads {
         match request.purpose() {
             // A consumer that has not reported anything yet has no state to read.
             Purpose::Read(Consistency::Stale) => self.confirm(request, 1),
-            #[cfg(any(test, feature = "defects"))]
-            Purpose::Read(Consistency::Linearizable) if self.defect == Some(Defect::LocalReads) => {
-                self.confirm(request, 1);
-            }
+            Purpose::Read(_) if has(Defect::LocalReads) => self.confirm(request, 1),
             _ => self.waiting.push(request),
         }
     }
@@ -142,11 +135,7 @@ impl Reads {
         if self.round.is_some() || !can_ask || !wanted || tick < self.not_before {
             return None;
         }
-        self.last_counter += 1;
-        #[cfg(any(test, feature = "defects"))]
-        if self.defect == Some(Defect::ReusedContexts) {
-            self.last_counter = 1;
-        }
+        self.last_counter = if has(Defect::ReusedContexts) { 1 } else { self.last_counter + 1 };
         let context = Key { node: self.node, nonce: self.nonce, sequence: self.last_counter };
         let (requests, rest) =
             std::mem::take(&mut self.waiting).into_iter().partition(ReadRequest::needs_round);
@@ -167,7 +156,9 @@ impl Reads {
     fn advance_leader_reads(&mut self, view: View) {
         for read in std::mem::take(&mut self.waiting) {
             match read.purpose() {
-                Purpose::Read(Consistency::Leader) if view.leads && view.committed_in_term => {
+                Purpose::Read(Consistency::Leader)
+                    if view.leads && (view.committed_in_term || has(Defect::EarlyLeaderReads)) =>
+                {
                     self.confirm(read, view.commit);
                 }
                 Purpose::Read(Consistency::Leader) if !view.leads && view.leader_known => {
@@ -197,7 +188,7 @@ impl Reads {
     /// Answers the reads that `applied` satisfies.
     pub(super) fn applied(&mut self, applied: u64) {
         while let Some(entry) = self.confirmed.first_entry() {
-            if *entry.key() > applied {
+            if *entry.key() > applied && !has(Defect::UnappliedReads) {
                 break;
             }
             let index = *entry.key();

@@ -26,6 +26,7 @@ use hyper::StatusCode;
 use hyper::header::HeaderMap;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use wal::defects::{Defect, has};
 use wal::fs::Fs;
 
 use super::head::{self, Claim, Head, HeadRefusal, Kind};
@@ -289,7 +290,7 @@ impl Gate {
 
     fn judge(&self, rules: &Rules, head: &Head) -> Result<(), Rejected> {
         let foreign = |reason| HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason);
-        if head.cluster != self.cluster {
+        if head.cluster != self.cluster && !has(Defect::ForeignPeer) {
             let (ours, theirs) = (self.cluster, head.cluster);
             return Err(foreign(format!("this is cluster {ours:016x}, not {theirs:016x}")).into());
         }
@@ -316,14 +317,14 @@ impl Gate {
             let reason = format!("this is member {from} itself");
             return Err(HeadRefusal::new(StatusCode::PRECONDITION_FAILED, reason));
         }
-        if rules.removed.contains(&from) {
+        if rules.removed.contains(&from) && !has(Defect::RemovedMayTalk) {
             let reason = format!(
                 "member {from} was removed from the cluster; removed ids never return, so join \
                  under a new one"
             );
             return Err(HeadRefusal::new(StatusCode::GONE, reason));
         }
-        let pinned = rules.incarnation_of(from);
+        let pinned = rules.incarnation_of(from).filter(|_| !has(Defect::WipedMayTalk));
         if let Some(pinned) = pinned.filter(|pinned| *pinned != head.incarnation) {
             let reason = format!(
                 "member {from} is known by another data directory ({pinned:032x}, not {:032x}): \
@@ -373,8 +374,10 @@ impl Gate {
         if pins.len() > pins::MAX_PINS {
             return Err(broken(format!("no more than {} pins are kept", pins::MAX_PINS)).into());
         }
-        wal::fs::write_file_durably(&*self.fs, &self.path, &pins::encode(&pins))
-            .map_err(|error| broken(format!("cannot write {}: {error}", self.path.display())))?;
+        if !has(Defect::VolatilePins) {
+            wal::fs::write_file_durably(&*self.fs, &self.path, &pins::encode(&pins))
+                .map_err(|e| broken(format!("cannot write {}: {e}", self.path.display())))?;
+        }
         self.rules.send_modify(|rules| rules.pins = pins);
         Ok(())
     }

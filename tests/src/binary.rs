@@ -11,6 +11,9 @@ use std::sync::OnceLock;
 /// Both at once, so that the libraries are compiled once for both executables.
 const FOR_TESTS: [&str; 2] = ["--features", "defects,faults"];
 
+/// Where the executable with defects is, for whoever has built it already.
+pub const BUILT_WITH_DEFECTS: &str = "RAFTEXAMPLE_WITH_DEFECTS";
+
 /// The server executable, built if it is missing or older than its sources.
 ///
 /// # Panics
@@ -30,7 +33,10 @@ pub fn raftexample() -> &'static Path {
 /// As [`raftexample()`].
 pub fn with_defects() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("raftexample-defects", &FOR_TESTS))
+    BINARY.get_or_init(|| match std::env::var_os(BUILT_WITH_DEFECTS) {
+        Some(path) => path.into(),
+        None => build("raftexample-defects", &FOR_TESTS),
+    })
 }
 
 /// The same on a disk that fails as a variable says, with a name of its own too.

@@ -29,6 +29,24 @@ fn early_acknowledgements_are_found() {
     assert_found("ack-at-append");
 }
 
+/// What `make mutants` runs: a trial of members with the defect that the environment names, or with
+/// none, in the same executable.
+#[test]
+#[ignore = "run by make mutants, which says which defect"]
+fn a_trial_is_linearizable() {
+    let defect = std::env::var("RAFTEXAMPLE_DEFECT").unwrap_or_default();
+    let seed = Rng::seed_from_env(SEED);
+    for round in 0..2 {
+        let trial = trial::run(LENGTH, Some(defect.clone().leak()), seed + round);
+        say(&format!("{SEED}={}: {trial}", seed + round));
+        match trial.verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violation(violation) => panic!("{violation}"),
+            Verdict::TimedOut { key, .. } => panic!("{key} could not be judged in time"),
+        }
+    }
+}
+
 /// The switch is nowhere but in the binary that is built for it, and refuses what it does not know.
 #[test]
 fn defects_are_chosen_by_name_and_only_where_they_are() {
@@ -38,13 +56,21 @@ fn defects_are_chosen_by_name_and_only_where_they_are() {
         let output = output.expect("the binary runs");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for name in ["local-reads", "ack-at-append", "reused-contexts"] {
+    for name in ["", "local-reads", "ack-at-append", "reused-contexts"] {
         assert_eq!(run(binary::with_defects(), name), (Some(0), String::new()));
     }
     let (code, said) = run(binary::with_defects(), "no-such-defect");
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("no-such-defect") && said.contains("ack-at-append"), "{said}");
     assert_eq!(run(binary::raftexample(), "no-such-defect"), (Some(0), String::new()));
+    // Not even a name of one is in the other.
+    let holds = |binary: &Path, text: &str| {
+        let bytes = std::fs::read(binary).expect("the binary is there");
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    for text in ["RAFTEXAMPLE_DEFECT", "reused-contexts"] {
+        assert!(holds(binary::with_defects(), text) && !holds(binary::raftexample(), text));
+    }
 }
 
 fn assert_found(defect: &'static str) {

@@ -81,6 +81,8 @@
 //!
 //! A test does such damage to random logs and accepts no other.
 
+#[doc(hidden)]
+pub mod defects;
 mod deferred;
 mod error;
 pub mod fs;

@@ -29,6 +29,7 @@ use std::{
 };
 
 use crate::{
+    defects::{Defect, has},
     error::{Context, Error, Foreign, Result},
     fs::{Access, File, Fs, SECTOR},
     index::{Breach, LogIndex, Place},
@@ -136,7 +137,7 @@ pub(crate) fn replay_watched(
         let is_final = at + 2 < names.len() || reader == Reader::Onlooker;
         let access = if is_final { Access::Read } else { Access::ReadWrite };
         let file = fs.open(&path, access).context("open", &path)?;
-        if at + 2 >= names.len() {
+        if at + 2 >= names.len() && !has(Defect::BelieveCache) {
             // What a process that died has written, a seal too, may be in the cache alone, and after
             // a failed sync may never reach the disk: judge what the disk holds.
             file.forget_cache().context("drop the cache of", &path)?;
@@ -449,12 +450,15 @@ impl Scan<'_> {
         if self.next_first_index.is_some() {
             return Err(self.corrupt(offset, last_index, lost, "a frame is damaged"));
         }
+        let torn =
+            Torn { path: self.path.to_owned(), offset, bytes: nonzero_end.saturating_sub(offset) };
+        if has(Defect::TruncateOnDamage) {
+            return Ok(Some(torn));
+        }
         if survey.has_later_frame {
             let reason = "a frame is damaged although a later one was written"; // 2
             return Err(self.corrupt(offset, last_index, lost, reason));
         }
-        let torn =
-            Torn { path: self.path.to_owned(), offset, bytes: nonzero_end.saturating_sub(offset) };
         let start = self.window.get(offset, SECTOR as usize).context("read", self.path)?;
         if start.len() < SECTOR as usize || is_zero(start) {
             return Ok(Some(torn)); // 3

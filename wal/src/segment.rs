@@ -30,6 +30,7 @@ use std::{
 };
 
 use crate::{
+    defects::{Defect, has},
     deferred::Released,
     error::{Context, Foreign, Result},
     fs::{Access, File, Fs, SECTOR},
@@ -114,7 +115,7 @@ impl Header {
         node: u64,
     ) -> Result<(Header, u64), BadHeader> {
         let (header, seed) = Self::decode_any(bytes)?;
-        if header.cluster != cluster {
+        if header.cluster != cluster && !has(Defect::ForeignLog) {
             let found = header.cluster;
             return Err(BadHeader::Foreign(Foreign::Cluster { found, expected: cluster }));
         }
@@ -234,6 +235,10 @@ pub(crate) fn delete(fs: &dyn Fs, dir: &Path, newest: u64) -> Result<Released> {
     let older: Vec<_> = doomed.into_iter().map(|(_, path)| path).collect();
     if let Some((newest, older)) = older.split_last() {
         let released = newest.with_extension("wal.released");
+        if has(Defect::PiecemealRelease) {
+            finish_delete(fs, dir, older, newest)?;
+            return Ok(Released { n_segments, bytes });
+        }
         fs.rename(newest, &released).context("rename", newest)?;
         fs.sync_dir(dir).context("sync", dir)?;
         finish_delete(fs, dir, older, &released)?;
@@ -327,7 +332,9 @@ pub(crate) fn create(
     file.write_all_at(HEADER_LEN as u64, frame_bytes).context("write", &tmp)?;
     file.sync_all().context("sync", &tmp)?;
     fs.rename(&tmp, &path).context("rename", &tmp)?;
-    fs.sync_dir(dir).context("sync", dir)?;
+    if !has(Defect::SkipDirSync) {
+        fs.sync_dir(dir).context("sync", dir)?;
+    }
 
     let offset = HEADER_LEN as u64 + frame.frame_len();
     let end = End { offset, sequence: frame_sequence + 1, previous: frame.checksum };

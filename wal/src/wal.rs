@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    defects::{Defect, has},
     deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
     error::{Context, Error, Foreign, Result},
     fs::{Fs, SECTOR, parent},
@@ -191,8 +192,12 @@ impl Wal {
         // Whoever wrote this may have died before a sync that belongs to it, and what follows builds
         // on what was read: a seal is proof of the next segment's name, a removal that of the one to
         // be released, and the batches of the newest segment are proof of the seal before it.
-        fs.sync_dir(dir).context("sync", dir)?;
-        if let [.., segment, _] = &log.segments[..] {
+        if !has(Defect::BelieveNames) {
+            fs.sync_dir(dir).context("sync", dir)?;
+        }
+        if let [.., segment, _] = &log.segments[..]
+            && !has(Defect::BelieveSeal)
+        {
             segment.file.sync_data().context("sync", &segment.path)?;
         }
 
@@ -211,7 +216,9 @@ impl Wal {
             opened.sealed = Some(segment.path.clone());
         }
         let tail = log.segments.last_mut().expect("replay returns at least one segment");
-        if let Some(Torn { path, offset, bytes }) = &opened.torn {
+        if let Some(Torn { path, offset, bytes }) = &opened.torn
+            && !has(Defect::KeepTornBytes)
+        {
             // A shorter batch may follow here: what it leaves uncovered must not be read again.
             write_zeros(&*tail.file, *offset, offset + bytes).context("write", path)?;
         }
@@ -219,7 +226,9 @@ impl Wal {
             tail.file.allocate(options.segment_bytes).context("allocate", &tail.path)?;
             tail.bytes = options.segment_bytes;
         }
-        tail.file.sync_data().context("sync", &tail.path)?;
+        if !has(Defect::BelieveCache) {
+            tail.file.sync_data().context("sync", &tail.path)?;
+        }
         let filled = log.end.offset;
         Ok((Self::new(fs, dir, options, log, filled), opened))
     }
@@ -289,8 +298,8 @@ impl Wal {
                 let frame = FrameHeader::decode(bytes, segment.seed)
                     .ok_or_else(|| unreadable(segment, offset, span))?;
                 let bytes = window.frame(offset, &frame).context("read", &segment.path)?;
-                if !frame.verify(bytes, segment.seed) || frame.parse(bytes, &mut contents).is_err()
-                {
+                let is_whole = frame.verify(bytes, segment.seed) || has(Defect::UnverifiedReads);
+                if !is_whole || frame.parse(bytes, &mut contents).is_err() {
                     return Err(unreadable(segment, offset, span));
                 }
                 for meta in &contents.entries {
@@ -478,7 +487,11 @@ impl Wal {
             self.filled = until;
         }
         segment.file.write_all_at(offset, bytes).context("write", &segment.path)?;
-        segment.file.sync_data().context("sync", &segment.path)?;
+        if has(Defect::RetrySync) && segment.file.sync_data().is_err() {
+            segment.file.sync_data().ok();
+        } else if !has(Defect::SkipSync) {
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
         let place = Place { segment: segment.header.sequence, start: offset, end };
         if let Some(lowest) = self.index.apply(batch.contents(), place) {
             segment.lowest = segment.lowest.min(lowest);
@@ -498,7 +511,9 @@ impl Wal {
             ..old.header
         };
         let mut head = Batch::new();
-        head.set_hard_state(self.index.hard_state());
+        if !has(Defect::NoHeadState) {
+            head.set_hard_state(self.index.hard_state());
+        }
         if let Some(marker) = self.index.markers().last() {
             head.set_marker(*marker);
         }
@@ -530,7 +545,8 @@ impl Wal {
     fn latching<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.latched = Some("a write has panicked".into());
         let result = run(self);
-        self.latched = result.as_ref().err().map(|error| error.to_string().into());
+        let failed = result.as_ref().err().filter(|_| !has(Defect::Unlatched));
+        self.latched = failed.map(|error| error.to_string().into());
         result
     }
 }
@@ -605,7 +621,9 @@ fn seal(segment: &mut Segment, end: End) -> Result<()> {
     let mut seal = Batch::new();
     let (_, bytes) = seal.finish(Kind::Seal, end.sequence, end.previous, segment.seed);
     segment.file.write_all_at(end.offset, bytes).context("write", &segment.path)?;
-    segment.file.sync_data().context("sync", &segment.path)?;
+    if !has(Defect::SkipSealSync) {
+        segment.file.sync_data().context("sync", &segment.path)?;
+    }
     segment.bytes = segment.bytes.max(end.offset + SECTOR);
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use hyper::StatusCode;
+use raftnode::defects::{Defect, has};
 use raftnode::{Consistency, Outcome, Read, Unknown};
 use serde::Serialize;
 
@@ -45,15 +46,8 @@ impl Api {
         let pending = self.handle.propose(command, deadline)?;
         // From here on the node counts it.
         drop(share);
-        if ack == Ack::None {
+        if ack == Ack::None || has(Defect::AckAtAppend) {
             return Ok(answer::no_content());
-        }
-        #[cfg(feature = "defects")]
-        if conditions.cas.is_none() {
-            return match patiently(deadline, pending.into_future()).await {
-                Some(Outcome::Unknown(Unknown::Appended)) => Ok(answer::no_content()),
-                outcome => ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline))),
-            };
         }
         self.written(pending, deadline).await
     }

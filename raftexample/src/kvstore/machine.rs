@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use raftnode::defects::{Defect, has};
 use raftnode::machine::{self, StateMachine};
 
 use super::once::{self, Record};
@@ -88,7 +89,9 @@ impl KvStore {
                 }
             });
             if found_bytes > MAX_RESULT_BYTES {
-                self.version.map = before;
+                if !has(Defect::HalfTxn) {
+                    self.version.map = before;
+                }
                 return Response::TooLarge;
             }
         }
@@ -108,7 +111,7 @@ impl KvStore {
     }
 
     fn mismatch(&self, key: &[u8], cas: Option<u64>) -> Option<Response> {
-        let wanted = cas?;
+        let wanted = cas.filter(|_| !has(Defect::IgnoreCas))?;
         let mod_index = self.version.map.get(key).map_or(0, |value| value.mod_index);
         (mod_index != wanted).then_some(Response::CasMismatch { mod_index })
     }
@@ -164,12 +167,22 @@ impl StateMachine for KvStore {
     /// The clones are pointers: map and table are persistent. Commands that are applied while they
     /// are written copy the nodes they change.
     fn capture(&self) -> impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static {
-        let (map, table) = (self.version.map.clone(), self.table.clone());
+        let (map, mut table) = (self.version.map.clone(), self.table.clone());
+        if has(Defect::ForgetRepetitions) {
+            table = Table::default();
+        }
         move |writer| state::write(&map, &table, writer)
     }
 
     fn restore(&mut self, state: &mut dyn io::Read, index: u64, term: u64) -> io::Result<()> {
-        let (map, table) = state::read(state)?;
+        let (mut map, table) = state::read(state)?;
+        if has(Defect::RestoredModIndex) {
+            let moved = |value: &Value| Arc::new(Value { mod_index: index, ..value.clone() });
+            map = map.iter().map(|(key, value)| (key.clone(), moved(value))).collect();
+        }
+        if has(Defect::ResurrectKeys) {
+            map = map.union(self.version.map.clone());
+        }
         self.version = Version { applied_index: index, term, map };
         self.table = table;
         self.recorder.restore(index);

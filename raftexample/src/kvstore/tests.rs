@@ -236,6 +236,8 @@ fn a_restored_state_knows_what_was_repeated() {
     other.apply(&keyed(b"two", None, b"gone", b"v"));
     other.machine.restore(&mut &state[..], 9, 2).unwrap();
     other.last_index = 9;
+    other.machine.show(9, 2);
+    assert_eq!(other.all(), owned(&[("k", "v", 2)]), "the old state is gone");
     assert_eq!(other.apply(&keyed(b"one", None, b"k", b"v")), first);
     assert_eq!(other.apply(&keyed(b"two", None, b"gone", b"v")).index, 11);
     assert_eq!(other.all(), owned(&[("gone", "v", 11), ("k", "v", 2)]));

@@ -19,6 +19,7 @@ use protobuf::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{ConfChange, Entry, EntryType, Message};
 use slog::{info, warn};
+use wal::defects::{Defect, has};
 
 use super::Core;
 use crate::Unknown;
@@ -382,7 +383,8 @@ impl Core {
     }
 
     fn is_change_pending(&self) -> bool {
-        self.changes.flying.is_some() || self.raw.raft.has_pending_conf()
+        let is_pending = self.changes.flying.is_some() || self.raw.raft.has_pending_conf();
+        is_pending && !has(Defect::TwoChanges)
     }
 
     fn propose_change(&mut self, change: &ConfChange, waiting: Option<Waiting>) {
@@ -453,7 +455,8 @@ impl Core {
         // raft leaves this to us (raft.rs:2719): a leader outside of its configuration blocks
         // elections, and panics at the next acknowledgement.
         let is_voter = self.book.voters().any(|voter| voter == self.id);
-        if self.raw.raft.state == StateRole::Leader && !is_voter {
+        let stays = is_voter || has(Defect::NoStepDown);
+        if self.raw.raft.state == StateRole::Leader && !stays {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
             self.pin_election_timeout();
@@ -522,6 +525,9 @@ impl Core {
     fn has_caught_up(&self, id: u64) -> bool {
         let raft = &self.raw.raft;
         let Some(progress) = raft.prs().get(id) else { return false };
+        if has(Defect::BlindPromotion) {
+            return true;
+        }
         let lag = raft.raft_log.last_index().saturating_sub(progress.matched);
         let bytes = raft.store().bytes_after(progress.matched);
         // Where nothing is written, nothing moves a peer that has everything out of Probe.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use wal::defects::{Defect, has};
+
 use crate::membership::Book;
 use crate::storage::Storage;
 
@@ -20,7 +22,8 @@ impl Founding {
         let hard = storage.hard_state();
         let is_fresh = storage.wal().last_index() == 1 && (hard.term, hard.vote) == (1, 0);
         let alone = book.voters().eq([id]);
-        (is_fresh && !alone && book.voters().any(|voter| voter == id))
+        let waits = is_fresh && !alone && !has(Defect::HastyFounder);
+        (waits && book.voters().any(|voter| voter == id))
             .then(|| Self { met: BTreeSet::from([id]), majority_at: None })
     }
 

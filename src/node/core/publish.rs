@@ -4,6 +4,7 @@
 //! from the log again when there is.
 
 use raft::eraftpb::{Entry, EntryType};
+use wal::defects::{Defect, has};
 
 use super::{Core, MAX_COMMITTED_BYTES};
 use crate::Error;
@@ -31,6 +32,10 @@ impl Core {
             if entry.index <= self.published {
                 continue;
             }
+            if has(Defect::SkipMissed) && !self.has_room() {
+                (self.published, self.published_term) = (entry.index, entry.term);
+                continue;
+            }
             if entry.index != self.published + 1 || !self.has_room() {
                 break;
             }
@@ -45,7 +50,11 @@ impl Core {
             let (index, term) = (entry.index, entry.term);
             let bytes = weight(&entry);
             self.snapshots.published(bytes);
-            if entry.get_entry_type() != EntryType::EntryNormal {
+            let is_change = entry.get_entry_type() != EntryType::EntryNormal;
+            if is_change && entry.data.is_empty() && has(Defect::SkipEmptyChange) {
+                continue;
+            }
+            if is_change {
                 self.push_outgoing(index, term, None, bytes);
                 (self.published, self.published_term) = (index, term);
                 self.publish_change(&entry);
@@ -102,6 +111,10 @@ impl Core {
     pub(crate) fn return_commit(&mut self, commit: Commit) {
         if let Commit::Entries(entries) = &commit {
             self.outgoing_bytes += entries.bytes;
+        }
+        if has(Defect::ReorderCommits) {
+            self.outgoing.push_back(commit);
+            return;
         }
         self.outgoing.push_front(commit);
     }

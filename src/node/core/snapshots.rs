@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use raft::{SnapshotStatus, StateRole};
 use slog::{error, info, warn};
+use wal::defects::{Defect, has};
 use wal::fs::Fs;
 
 use super::{Core, Send};
@@ -246,6 +247,9 @@ impl Snapshots {
         // One that is on its way outlives its turn, and costs no younger one its own: the newest
         // is what the log vouches for.
         let mut excess = self.kept.len().saturating_sub(keep);
+        if excess > 0 && has(Defect::KeepTooFew) {
+            excess = self.kept.len();
+        }
         let (sending, tasks) = (&self.sending, &mut self.tasks);
         self.kept.retain(|kept| {
             let is_old = excess > 0;
@@ -328,14 +332,21 @@ impl Core {
         snapshots.is_wanted = false;
         let (index, published_bytes) = (self.published, snapshots.published_bytes);
         snapshots.taking = Some(Taking { index, published_bytes });
-        let header = Header {
+        let mut header = Header {
             cluster: self.cluster,
             index,
             term: self.published_term,
             conf_state: self.raw.raft.prs().conf().to_conf_state(),
             book: self.book.clone(),
         };
+        if has(Defect::ForgetRemoved) {
+            header.book.removed.clear();
+        }
         let request = SnapshotRequest::new(header, snapshots.captured.clone());
+        if has(Defect::SnapshotAhead) {
+            self.outgoing.push_front(Commit::Snapshot(request));
+            return;
+        }
         self.outgoing.push_back(Commit::Snapshot(request));
     }
 
@@ -362,9 +373,15 @@ impl Core {
             self.snapshots.tasks.push(Task::Remove(written.path));
             return Ok(());
         }
+        if has(Defect::MarkerFirst) {
+            let conf_state = written.header.conf_state.clone();
+            self.raw.mut_store().save_marker(written.marker, conf_state)?;
+        }
         let named = written.give_final_name(&*self.snapshots.fs).map_err(disk)?;
         let SnapshotFile { header, path, bytes, marker, .. } = named;
-        self.raw.mut_store().save_marker(marker, header.conf_state)?;
+        if !has(Defect::MarkerFirst) {
+            self.raw.mut_store().save_marker(marker, header.conf_state)?;
+        }
         self.snapshots.bytes_at_newest = bytes_at;
         self.metrics.snapshot_taken(took, bytes);
         info!(self.logger, "snapshot"; "index" => index, "term" => marker.term, "bytes" => bytes,
@@ -396,7 +413,7 @@ impl Core {
         let (Some(oldest), Some(newest)) = (snapshots.kept.first(), snapshots.newest()) else {
             return Ok(());
         };
-        if snapshots.is_deleting {
+        if snapshots.is_deleting || has(Defect::NeverRelease) {
             return Ok(());
         }
         let (oldest, newest, policy) = (oldest.index, newest.index, snapshots.policy);
@@ -545,6 +562,9 @@ impl Core {
         let received = self.snapshots.received.take();
         let received = received.filter(|received| received.file().header.index == index);
         let received = received.expect("N4: raft restores a snapshot that was received").accept();
+        if has(Defect::HardStateFirst) {
+            self.raw.mut_store().save(Vec::new(), hard_state, true)?;
+        }
         let named = received.give_final_name(&*self.snapshots.fs).map_err(disk)?;
         let SnapshotFile { header, path, bytes, marker, .. } = named;
         let conf_state = header.conf_state.clone();
@@ -554,14 +574,21 @@ impl Core {
         let commit_index = self.raw.store().hard_state().commit;
         let state = Box::new(reader);
         let restore = Restore { index, term: marker.term, commit_index, state };
+        let mut late = std::collections::VecDeque::new();
+        if has(Defect::RepublishRestored) {
+            std::mem::swap(&mut late, &mut self.outgoing);
+        }
         for commit in std::mem::take(&mut self.outgoing) {
             if let Commit::Entries(entries) = commit {
                 let waiters = entries.items.into_iter().filter_map(|item| item.waiter);
                 waiters.for_each(|w| w.answer(Outcome::Unknown(Unknown::Restored)));
             }
         }
-        self.outgoing_bytes = 0;
+        if late.is_empty() {
+            self.outgoing_bytes = 0;
+        }
         self.outgoing.push_back(Commit::Restore(restore));
+        self.outgoing.append(&mut late);
         (self.published, self.published_term, self.handed) = (index, marker.term, index);
         self.proposals.restored();
         self.changes.restored();

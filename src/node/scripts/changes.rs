@@ -49,6 +49,37 @@ fn a_new_member_learns_and_then_votes() {
     cluster.assert_same_logs();
 }
 
+/// A learner that is heard, but to which nothing of the log comes through, is not promoted: it
+/// would be counted upon for what it does not have.
+#[test]
+fn a_learner_without_the_log_stays_one() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    let leader = cluster.elect();
+    cluster.write(leader, 20);
+    done(cluster.changed(leader, add(4)));
+    cluster.join(4);
+    let is_bulk = |(_, to, wire): &(u64, u64, Wire)| match wire {
+        Wire::Frame(Frame::Raft(m)) => *to == 4 && m.get_msg_type() == MessageType::MsgAppend,
+        Wire::Snapshot(..) => *to == 4,
+        _ => false,
+    };
+    for _ in 0..200 {
+        cluster.now += Duration::from_millis(10);
+        (1..=4).for_each(|id| cluster.turn(id, true).unwrap());
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            let one = (from, to, wire);
+            if is_bulk(&one) {
+                cluster.lost(one.0, one.1, one.2);
+            } else {
+                cluster.deliver(one.0, one.1, one.2).unwrap();
+            }
+        }
+    }
+    assert_eq!(role(&mut cluster, 4, leader), MemberRole::Learner);
+    cluster.ticks(200);
+    assert_eq!(role(&mut cluster, 4, leader), MemberRole::Voter);
+}
+
 /// A new member hears of its leader before it has anything to serve: whoever waits for it to be
 /// ready, a rolling replacement above all, must not go on then.
 #[test]
@@ -242,6 +273,66 @@ fn a_restart_knows_the_changed_book() {
     }
     let again = cluster.changed(1, add(4));
     assert_eq!(refused(again), ChangeRefusalKind::Removed);
+}
+
+/// A snapshot takes the place of the log that says who was removed.
+#[test]
+fn a_snapshot_knows_who_was_removed() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let leader = cluster.elect();
+    done(cluster.changed(leader, add(4)));
+    done(cluster.changed(leader, Change::Remove { id: 4 }));
+    cluster.ticks(20);
+    for id in 1..=3 {
+        drop(cluster.snapshot(id));
+        cluster.settle();
+        cluster.crash(id);
+        let book = cluster.member(id).core.book().clone();
+        assert!(book.removed.contains(&4), "member {id}: {book:?}");
+    }
+}
+
+/// A2: a membership entry without a word in it does nothing, and what follows it is published. raft
+/// makes such entries itself to end a joint configuration, which this program never begins.
+#[test]
+fn an_empty_change_does_nothing() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let leader = cluster.elect();
+    cluster.write(leader, 3);
+    let before = cluster.member(leader).core.book().clone();
+    cluster.member(leader).core.propose_unjudged(&ConfChange::default());
+    cluster.write(leader, 3);
+    cluster.ticks(20);
+    cluster.assert_same_logs();
+    assert_eq!(*cluster.member(leader).core.book(), before);
+    done(cluster.changed(leader, add(4)));
+}
+
+/// N2: a lone voter votes for itself and leads in one Ready. Nobody hears of that term before the
+/// vote is on its disk: after a crash it would lead the same term again, with another log.
+#[test]
+fn a_lone_voter_is_silent_before_its_own_vote() {
+    let mut cluster = Cluster::new(&[1], 10);
+    cluster.elect();
+    let learner = Change::Add { id: 4, url: url(4), wants: MemberRole::Learner };
+    done(cluster.changed(1, learner));
+    cluster.join(4);
+    cluster.ticks(50);
+    cluster.write(1, 3);
+    cluster.crash(1);
+    const EIO: i32 = 5;
+    cluster.member(1).fs.inject(Op::Sync, 0, Fault::Error(EIO));
+    let mut ended = false;
+    for _ in 0..300 {
+        cluster.now += Duration::from_millis(10);
+        if cluster.turn(1, true).is_err() {
+            ended = true;
+            break;
+        }
+        cluster.network.retain(|(from, ..)| *from == 1);
+    }
+    let heard = cluster.network.iter().filter(|(_, to, _)| *to == 4).count();
+    assert!(ended && heard == 0, "{heard} messages left before the vote was on disk");
 }
 
 /// A founder that finds its directory empty holds its tongue until it has met the others: it

@@ -38,8 +38,8 @@ use crate::snapshot::{self, Announced, Incoming, Outgoing};
 use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
-    Commit, Config, Consistency, Defect, Error, Handle, Outcome, Pending, Read, Refusal,
-    SnapshotTaken, Transferred, Unknown, Verified,
+    Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
+    Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -62,20 +62,13 @@ struct Recipe {
     joins: Option<u64>,
     policy: SnapshotPolicy,
     segment_bytes: u64,
-    defect: Option<Defect>,
 }
 
 impl Recipe {
     fn founder(ids: &[u64]) -> Self {
         let founders = founders().into_iter().filter(|founder| ids.contains(&founder.id));
         let policy = SnapshotPolicy { entries: 0, bytes: 0, ..SnapshotPolicy::default() };
-        Self {
-            founders: founders.collect(),
-            joins: None,
-            policy,
-            segment_bytes: 64 << 10,
-            defect: None,
-        }
+        Self { founders: founders.collect(), joins: None, policy, segment_bytes: 64 << 10 }
     }
 }
 
@@ -138,7 +131,6 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     config.join = recipe.joins.is_some();
     config.snapshots = recipe.policy;
     config.wal_segment_bytes = recipe.segment_bytes;
-    config.defect = recipe.defect;
     let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
     let directory = Directory::inspect(Arc::clone(&shared_fs), &config)?;
     let cluster = recipe.joins.unwrap_or_default();

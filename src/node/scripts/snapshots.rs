@@ -365,6 +365,8 @@ pub(super) fn crash_everywhere(
                 Err(Error::Corrupt(_)) if matches!(loss, Loss::Garbage(_)) => continue,
                 Err(error) => panic!("{what}: {error}"),
             }
+            let (snapshot, marker) = cluster.member(id).core.newest_snapshots();
+            assert_eq!(snapshot, marker, "N5: {what}");
             cluster.cut.clear();
             cluster.ticks(400);
             let log = &cluster.member(id).log;

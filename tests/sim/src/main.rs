@@ -11,10 +11,6 @@ use sim::campaign::{Failure, Plan, Summary, run, run_one, say, traced};
 use sim::run::{Report, Setup, Sizes};
 use sim::world;
 
-/// Which defect the members have, in a program that was built with defects.
-#[cfg(feature = "defects")]
-const DEFECT: &str = "RAFTEXAMPLE_DEFECT";
-
 /// Simulates whole clusters from seeds, and judges them.
 #[derive(Debug, Parser)]
 struct Args {
@@ -62,13 +58,9 @@ fn main() -> ExitCode {
 }
 
 fn setup(args: &Args) -> Result<Setup, String> {
-    let setup = Setup { ticks: args.ticks, ..Setup::new(0) };
     #[cfg(feature = "defects")]
-    if let Ok(name) = std::env::var(DEFECT) {
-        let defect = Some(name.parse().map_err(|why| format!("{DEFECT}: {why}"))?);
-        return Ok(Setup { defect, ..setup });
-    }
-    Ok(setup)
+    raftnode::defects::from_environment()?;
+    Ok(Setup { ticks: args.ticks, ..Setup::new(0) })
 }
 
 /// Replays one seed.

@@ -13,22 +13,13 @@ pub struct Setup {
     pub ticks: u64,
     /// How many members found the cluster.
     pub n_members: u64,
-    /// What the members do wrong on purpose.
-    #[cfg(feature = "defects")]
-    pub defect: Option<raftnode::Defect>,
 }
 
 impl Setup {
-    /// Ten thousand ticks of three members without a defect.
+    /// Ten thousand ticks of three members.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            ticks: 10_000,
-            n_members: 3,
-            #[cfg(feature = "defects")]
-            defect: None,
-        }
+        Self { seed, ticks: 10_000, n_members: 3 }
     }
 }
 

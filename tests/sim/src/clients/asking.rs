@@ -7,6 +7,8 @@ use ::tests::rng::Rng;
 use bytes::{BufMut, Bytes};
 use raftexample::command::{self, Conditions, Txn};
 use raftexample::kvstore::{Answer, Response, TxnAnswer, TxnResult};
+#[cfg(feature = "defects")]
+use raftnode::defects::{Defect, has};
 use raftnode::{Consistency, Outcome, Pending, Read};
 
 use super::{Door, GRACE, PAIR, TICK, key_name};
@@ -238,13 +240,13 @@ impl Asking {
     pub(super) fn answer(&mut self) -> Option<Ended> {
         Some(match &mut self.waiting {
             Waiting::Nothing => return None,
+            #[cfg(feature = "defects")]
+            Waiting::Write(_) if has(Defect::AckAtAppend) => Ended::Appended,
             Waiting::Write(pending) => match pending.try_wait()? {
                 Outcome::Applied { index, response, .. } => {
                     Ended::Written { index, answer: response }
                 }
                 Outcome::Refused(_) => Ended::Refused,
-                #[cfg(feature = "defects")]
-                Outcome::Unknown(raftnode::Unknown::Appended) => Ended::Appended,
                 Outcome::Unknown(_) => Ended::Unknown,
             },
             Waiting::Barrier(pending) => match pending.try_wait()? {

@@ -212,10 +212,6 @@ impl World {
         let (life, mut config) = (host.life, host.config());
         config.snapshots = self.params.snapshots;
         config.wal_segment_bytes = self.params.segment_bytes;
-        #[cfg(feature = "defects")]
-        {
-            config.defect = self.setup.defect;
-        }
         let seed = self.seed_of(id, life);
         let (dies, nth) = (!self.is_calm && self.chance(DIES_AGAIN), self.rng.below(20));
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };

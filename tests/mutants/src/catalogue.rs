@@ -1,0 +1,165 @@
+//! Which campaigns must find which defect.
+
+use wal::defects::Defect;
+
+use crate::campaign::Campaign::{self, Test, Unit};
+
+/// Whole clusters under every fault, judged after every step.
+const CLUSTERS: Campaign = simulate(20);
+/// The same for longer: what it takes for rare coincidences.
+const MORE_CLUSTERS: Campaign = simulate(45);
+/// Random histories of three stepped members.
+const CHANCE: Campaign = raftnode("node::scripts::chance::whatever_happens_what_is_told_is_true");
+/// A process that died between writing and syncing, and power that fails after its successor began.
+const DEAD_PROCESS: Campaign =
+    log("crash", "what_a_dead_process_left_in_the_cache_is_not_built_upon");
+/// Power failures in the lives of logs and of whole members.
+const STATES: Campaign = Campaign::Crash { states: 20_000 };
+/// Real processes under faults, their clients' history checked.
+const TRIAL: Campaign = Test("defects", "a_trial_is_linearizable");
+/// Every message that raft must not see.
+const WALL: Campaign = raftnode("vet::rows::the_wall_stops_every_row");
+/// Random commands, beside a model of the store.
+const MODEL: Campaign = store("kvstore::model::the_store_does_what_the_model_says");
+
+const fn simulate(seeds: u64) -> Campaign {
+    Campaign::Simulate { first_seed: 1, seeds, ticks: 3_000 }
+}
+
+const fn raftnode(test: &'static str) -> Campaign {
+    Unit("raftnode", test)
+}
+
+const fn store(test: &'static str) -> Campaign {
+    Unit("raftexample", test)
+}
+
+const fn log(target: &'static str, test: &'static str) -> Campaign {
+    Test(target, test)
+}
+
+/// The campaigns that must find a defect, each by itself.
+#[must_use]
+pub fn campaigns(defect: Defect) -> Vec<Campaign> {
+    use Defect::*;
+    let script = |test| raftnode(test);
+    match defect {
+        SkipSync => vec![STATES, CLUSTERS],
+        RetrySync => {
+            vec![CLUSTERS, log("crash", "a_batch_whose_sync_failed_is_not_taken_from_the_cache")]
+        }
+        Unlatched => vec![log("model", "every_failed_operation_latches")],
+        SkipDirSync => vec![STATES, CLUSTERS],
+        SkipSealSync => vec![STATES, CLUSTERS],
+        NoHeadState => vec![STATES, CLUSTERS],
+        PiecemealRelease => vec![STATES],
+        TruncateOnDamage => {
+            vec![log("damage", "every_flipped_byte_is_refused_or_costs_the_last_batch_alone")]
+        }
+        KeepTornBytes => vec![STATES],
+        BelieveCache => vec![CLUSTERS, log("crash", "what_open_returns_survives_the_next_crash")],
+        BelieveSeal => vec![DEAD_PROCESS],
+        BelieveNames => vec![DEAD_PROCESS],
+        UnverifiedReads => vec![log("model", "an_entry_that_changed_on_disk_is_not_returned")],
+        ForeignLog => vec![log("damage", "foreign_segments_are_named_as_such")],
+        NoLock => vec![log("disk", "whole_files_and_locks")],
+
+        DropHardState => vec![CLUSTERS],
+        IgnoreSaveError => {
+            vec![CLUSTERS, script("node::scripts::writes::nothing_is_promised_before_the_sync")]
+        }
+        EarlySend => vec![
+            STATES,
+            CLUSTERS,
+            script("node::scripts::writes::nothing_is_promised_before_the_sync"),
+        ],
+        EarlyVote => {
+            vec![script("node::scripts::changes::a_lone_voter_is_silent_before_its_own_vote")]
+        }
+        HardStateFirst => vec![STATES, CLUSTERS],
+        MarkerFirst => {
+            vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]
+        }
+        NewerConfState => vec![MORE_CLUSTERS],
+
+        UnsyncedSnapshot => vec![STATES, CLUSTERS],
+        UnsyncedInstall => vec![STATES, MORE_CLUSTERS],
+        UncheckedSnapshot => vec![script("snapshot::tests::truncated_or_flipped_file_is_refused")],
+        SnapshotAhead => vec![CLUSTERS, CHANCE],
+        ForgetRemoved => {
+            vec![MORE_CLUSTERS, script("node::scripts::changes::a_snapshot_knows_who_was_removed")]
+        }
+        PatchedConfState => {
+            vec![CLUSTERS, script("node::scripts::changes::a_new_member_learns_and_then_votes")]
+        }
+        KeepTooFew => vec![
+            STATES,
+            MORE_CLUSTERS,
+            script("node::scripts::snapshots::the_newest_snapshot_is_never_purged"),
+        ],
+        KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
+        NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
+        RepublishRestored => {
+            vec![script("node::scripts::snapshots::a_restore_replaces_what_was_not_taken")]
+        }
+
+        SkipMissed => {
+            vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
+        }
+        ReorderCommits => vec![CLUSTERS, CHANCE],
+        SkipEmptyChange => vec![script("node::scripts::changes::an_empty_change_does_nothing")],
+        FifoAnswers => vec![CLUSTERS, CHANCE],
+        AnswerByNumber => vec![CLUSTERS, CHANCE],
+        RefuseTooEarly => vec![CLUSTERS, CHANCE],
+        DeadlineRefuses => vec![CLUSTERS, CHANCE],
+        AckAtAppend => vec![TRIAL],
+        ReportEarly => vec![script("machine::tests::what_is_answered_has_been_shown")],
+        AnswerEarly => vec![script("machine::tests::the_answer_waits_for_the_report")],
+        ApplyTwice => {
+            vec![CLUSTERS, script("machine::tests::a_proposer_is_given_the_machines_own_response")]
+        }
+
+        LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
+        LeaseReads => vec![CLUSTERS],
+        ReusedContexts => vec![
+            CLUSTERS,
+            script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
+            script("node::scripts::reads::an_answer_that_comes_twice_confirms_nothing"),
+        ],
+        UnappliedReads => vec![CLUSTERS, TRIAL],
+        EarlyLeaderReads => {
+            vec![script("node::scripts::leading::a_new_leader_keeps_questions_until_it_can_answer")]
+        }
+
+        SelfRemoval => vec![script("membership::judge::tests::the_leader_hands_over_first")],
+        NoStepDown => {
+            vec![script("node::scripts::changes::a_leader_that_applies_its_own_removal_steps_down")]
+        }
+        TwoChanges => vec![script("node::scripts::changes::one_change_at_a_time")],
+        BlindPromotion => {
+            vec![script("node::scripts::changes::a_learner_without_the_log_stays_one")]
+        }
+        LearnersInQuorum => {
+            vec![script("membership::judge::tests::a_quorum_of_live_voters_must_be_left")]
+        }
+        IdReturns => vec![script("node::scripts::changes::a_restart_knows_the_changed_book")],
+        RemovedMayTalk => vec![script("transport::gate::tests::heads_are_judged")],
+        WipedMayTalk => vec![script("transport::gate::tests::heads_are_judged")],
+        ForeignPeer => vec![script("transport::gate::tests::heads_are_judged")],
+        VolatilePins => {
+            vec![script("transport::gate::tests::pins_are_durable_before_anyone_is_let_in")]
+        }
+        HastyFounder => {
+            vec![script("node::scripts::changes::a_fresh_founder_waits_for_the_others")]
+        }
+        NoTombstone => vec![script("node::scripts::losses::a_member_that_lost_data_stays_away")],
+
+        VetCommit | VetGap | VetTerm | VetAcknowledgement | VetConflict => vec![WALL],
+
+        ForgetRepetitions => vec![MODEL],
+        IgnoreCas => vec![MODEL],
+        RestoredModIndex => vec![MODEL],
+        ResurrectKeys => vec![store("kvstore::tests::a_restored_state_knows_what_was_repeated")],
+        HalfTxn => vec![store("kvstore::tests::a_txn_that_finds_too_much_changes_nothing")],
+    }
+}
