@@ -55,13 +55,13 @@ impl Refused {
     /// Nobody who could answer is there.
     #[must_use]
     pub fn by_nobody(why: &str) -> Self {
-        Self { head: HeadRefusal::new(hyper::StatusCode::SERVICE_UNAVAILABLE, why) }
+        Self { head: HeadRefusal::unavailable(why) }
     }
 
     /// The status: 403, 410, 412 or 503.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.head.status.as_u16()
+        self.head.code()
     }
 
     /// The reason.
@@ -264,8 +264,8 @@ impl Join {
         match answer {
             Ok(answer) => join_judged(self.identity.node, &answer),
             Err(refused) => {
-                let HeadRefusal { status, reason } = refused.head;
-                join_refused(self.identity.node, status.as_u16(), reason).map(Err)
+                let status = refused.status();
+                join_refused(self.identity.node, status, refused.head.reason).map(Err)
             }
         }
     }

@@ -82,6 +82,17 @@ impl HeadRefusal {
     pub(crate) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into() }
     }
+
+    /// Nobody could answer.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn unavailable(reason: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn code(&self) -> u16 {
+        self.status.as_u16()
+    }
 }
 
 impl Head {
