@@ -241,7 +241,7 @@ impl Asking {
         Some(match &mut self.waiting {
             Waiting::Nothing => return None,
             #[cfg(feature = "defects")]
-            Waiting::Write(_) if has(Defect::AckAtAppend) => Ended::Appended,
+            Waiting::Write(_) | Waiting::Barrier(_) if has(Defect::AckAtAppend) => Ended::Appended,
             Waiting::Write(pending) => match pending.try_wait()? {
                 Outcome::Applied { index, response, .. } => {
                     Ended::Written { index, answer: response }
@@ -252,8 +252,6 @@ impl Asking {
             Waiting::Barrier(pending) => match pending.try_wait()? {
                 Outcome::Applied { index, .. } => Ended::Passed { index },
                 Outcome::Refused(_) => Ended::Refused,
-                #[cfg(feature = "defects")]
-                Outcome::Unknown(raftnode::Unknown::Appended) => Ended::Appended,
                 Outcome::Unknown(_) => Ended::Unknown,
             },
             Waiting::Read(pending) => match pending.try_wait()? {
