@@ -152,8 +152,12 @@ impl Node {
 
         let gate = open_gate(&fs, &config, &recovered)?;
         let (inbox_tx, inbox) = crossbeam_channel::unbounded();
-        let sinks =
-            Sinks::new(Arc::clone(&fs), directory::snap_dir(&config), recovered.identity.cluster);
+        let sinks = Sinks::new(
+            Arc::clone(&fs),
+            directory::snap_dir(&config),
+            recovered.identity.cluster,
+            config.wal_segment_bytes,
+        );
         let transport = Transport::start(
             settings(&config, own_url),
             listener,

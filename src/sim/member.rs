@@ -148,7 +148,8 @@ fn start<M: StateMachine>(
     let gate = open_gate(&fs, &config, &recovered)?;
     let (inbox_tx, inbox) = crossbeam_channel::unbounded();
     let snap_dir = directory::snap_dir(&config);
-    let sinks = Arc::new(Sinks::new(Arc::clone(&fs), snap_dir.clone(), recovered.identity.cluster));
+    let (cluster, segment_bytes) = (recovered.identity.cluster, config.wal_segment_bytes);
+    let sinks = Arc::new(Sinks::new(Arc::clone(&fs), snap_dir.clone(), cluster, segment_bytes));
     let transport =
         Stepped::new(settings(&config, own_url), Arc::clone(&gate), sinks, inbox_tx, disk.clone());
     transport.set_peers(&peers(&recovered.latest, &config));

@@ -214,6 +214,13 @@ impl Cluster {
         self.members[member].client
     }
 
+    /// Whether a member's flags name another one, by an address that is still its.
+    pub fn is_told_of(&self, member: usize, other: usize) -> bool {
+        let url = self.peer_url(other);
+        let names = |flag: &String| flag.split([',', '=']).any(|part| part == url);
+        self.members[member].flags.iter().any(names)
+    }
+
     /// A new connection to a member.
     pub fn client(&self, member: usize) -> Client {
         Client::new(self.address(member))

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raft::eraftpb::{Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfState, Message, MessageType, Snapshot};
 use raft::{SnapshotStatus, StateRole};
 use slog::{error, info, warn};
 use wal::defects::{Defect, has};
@@ -336,7 +336,7 @@ impl Core {
             cluster: self.cluster,
             index,
             term: self.published_term,
-            conf_state: self.raw.raft.prs().conf().to_conf_state(),
+            conf_state: in_order(self.raw.raft.prs().conf().to_conf_state()),
             book: self.book.clone(),
         };
         if has(Defect::ForgetRemoved) {
@@ -619,6 +619,14 @@ fn is_same(left: &raft::eraftpb::ConfState, right: &raft::eraftpb::ConfState) ->
 fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// raft keeps the members in the order of a hash table; in a file they are in that of their ids, so
+/// that all members' snapshots of one index are the same to the byte.
+fn in_order(mut conf_state: ConfState) -> ConfState {
+    conf_state.mut_voters().sort_unstable();
+    conf_state.mut_learners().sort_unstable();
+    conf_state
 }
 
 fn disk(failure: Failure) -> Error {
