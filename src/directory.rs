@@ -219,12 +219,24 @@ fn create(operation: &'static str, path: &Path, result: std::io::Result<()>) -> 
 
 /// Makes the directory itself, and locks it.
 fn begin(fs: &dyn Fs, path: &Path) -> Result<wal::fs::Lock, Error> {
-    if !exists(fs, path)? {
+    let is_given = exists(fs, path)?;
+    if !is_given {
         create("create", path, fs.create_dir(path))?;
     }
     // Also where it was there: whoever created it may have died before this.
-    create("sync", wal::fs::parent(path), fs.sync_dir(wal::fs::parent(path)))?;
+    let parent = wal::fs::parent(path);
+    match fs.sync_dir(parent) {
+        Err(error) if is_given && is_out_of_reach(&error) => {}
+        synced => create("sync", parent, synced)?,
+    }
     lock(fs, path)
+}
+
+/// No process like this one creates anything there: it may not look into it, or it is on a file
+/// system that is never written and has no syncs, as that around a mounted volume can be.
+fn is_out_of_reach(error: &std::io::Error) -> bool {
+    use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 fn write_identity(fs: &dyn Fs, path: &Path, identity: &Identity) -> Result<(), Error> {

@@ -121,10 +121,15 @@ pub(crate) mod seeded {
 
     /// While `run` runs, what this thread draws follows from `seed`.
     pub(crate) fn with<T>(seed: u64, run: impl FnOnce() -> T) -> T {
-        let before = STATE.replace(Some(seed));
-        let result = run();
-        STATE.set(before);
-        result
+        // Also when `run` panics: the thread may go on, and must not go on from a seed.
+        struct Restore(Option<u64>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                STATE.set(self.0);
+            }
+        }
+        let _restore = Restore(STATE.replace(Some(seed)));
+        run()
     }
 
     /// Whether the bytes were filled from a seed.

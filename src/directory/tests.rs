@@ -162,6 +162,32 @@ fn interrupted_founding_is_begun_again() {
 }
 
 /// A stop while the directory is read ends the start, whatever there is still to verify.
+/// A directory that somebody has made for the member may be in one that cannot be synced: one that
+/// it may not read, or of a file system that is never written. What it makes itself must be durable,
+/// and a disk that fails fails.
+#[test]
+fn a_directory_that_is_given_may_be_out_of_reach() {
+    use wal::fs::{Fault, Op};
+    let [eio, eacces, einval, erofs] = [5, 13, 22, 30];
+    for (code, is_fine) in [(eio, false), (eacces, true), (einval, true), (erofs, true)] {
+        for is_given in [false, true] {
+            let mem = MemFs::new();
+            if is_given {
+                mem.create_dir(Path::new(DATA)).unwrap();
+            }
+            mem.inject(Op::Sync, 0, Fault::Error(code));
+            let fs: Arc<dyn Fs> = Arc::new(mem);
+            match open(&fs, false) {
+                Ok(_) => assert!(is_given && is_fine, "error {code}, given: {is_given}"),
+                Err(Error::Unusable { operation: "sync", path, .. }) => {
+                    assert!(!(is_given && is_fine) && path == Path::new("/"), "error {code}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn start_can_be_stopped() {
     let (_, fs) = two_snapshots(false);

@@ -337,7 +337,10 @@ impl<L: Life> Explorer<'_, L> {
         if !self.checked.insert(hash ^ u128::from(knowledge.finish()) << 32) {
             return;
         }
-        self.seen.insert(hash);
+        // What a sync has covered no crash takes: such an image is opened too, but not counted.
+        if built.damaged.is_none() {
+            self.seen.insert(hash);
+        }
         self.way.0.push((boundary, choice));
         self.visit(built, known.clone());
         self.way.0.pop();

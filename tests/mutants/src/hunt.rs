@@ -18,6 +18,9 @@ const MAX_SAID: u64 = 256 << 10;
 /// The most characters of a reason that are shown.
 const MAX_REASON: usize = 110;
 
+/// How a campaign ends that has found something: a program's way, and a test executable's.
+const FINDS: [Option<i32>; 2] = [Some(1), Some(101)];
+
 /// How a campaign ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
@@ -25,6 +28,9 @@ pub enum End {
     Passed,
     /// It failed, and said this.
     Failed(String),
+    /// It ended otherwise than one that has looked and found: by a signal, or because it could not
+    /// begin. That finds nothing.
+    Broken(String),
     /// It was not done in time.
     Late,
     /// It has gone: a name that no test has any more would pass for ever.
@@ -74,13 +80,19 @@ pub fn run(
     let begin = Instant::now();
     let (status, said) = watch(&mut command, begin + limit)?;
     let took = begin.elapsed();
-    let end = match status {
+    let end = ended(status, &said);
+    Ok(Run { campaign, defect, end, took })
+}
+
+/// What it means that a campaign ended so; no status: it did not.
+fn ended(status: Option<ExitStatus>, said: &str) -> End {
+    match status {
         None => End::Late,
         Some(_) if said.contains("running 0 tests") => End::Absent,
         Some(status) if status.success() => End::Passed,
-        Some(status) => End::Failed(reason(&said, status)),
-    };
-    Ok(Run { campaign, defect, end, took })
+        Some(status) if FINDS.contains(&status.code()) => End::Failed(reason(said, status)),
+        Some(status) => End::Broken(format!("{status}: {}", reason(said, status))),
+    }
 }
 
 /// Waits for a process, and ends it and its children at the deadline. Gives what it said.
@@ -143,4 +155,27 @@ fn reason(said: &str, status: ExitStatus) -> String {
     let text = text.map(str::to_owned).or_else(|| status.signal().map(|s| format!("signal {s}")));
     let text = text.unwrap_or_else(|| status.to_string());
     text.chars().take(MAX_REASON).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only who has looked and ended by itself has found something.
+    #[test]
+    fn only_a_failure_is_a_find() {
+        let exit = |code: i32| Some(ExitStatus::from_raw(code << 8));
+        for (status, is_find) in [
+            (exit(1), true),
+            (exit(101), true),
+            (exit(0), false),
+            (exit(2), false),
+            (Some(ExitStatus::from_raw(9)), false),
+            (None, false),
+        ] {
+            let end = ended(status, "seed 7: something broke");
+            assert_eq!(matches!(end, End::Failed(_)), is_find, "{end:?}");
+        }
+        assert_eq!(ended(exit(101), "running 0 tests"), End::Absent);
+    }
 }

@@ -140,6 +140,7 @@ fn told(run: &Run) -> String {
         End::Passed => "passed".to_owned(),
         End::Absent => "NO SUCH TEST".to_owned(),
         End::Late => "NOT DONE IN TIME".to_owned(),
+        End::Broken(how) => format!("BROKEN: {how}"),
         End::Failed(reason) => reason.clone(),
     }
 }

@@ -134,17 +134,19 @@ impl World {
         let (nth, is_reverted) = (self.rng.below(4), self.chance(300));
         let fault = if is_reverted { Fault::Reverted(EIO) } else { Fault::Error(EIO) };
         let op = if self.chance(800) { Op::Sync } else { Op::Any };
-        if let Some(host) = self.hosts.get(&id) {
+        if let Some(host) = self.hosts.get_mut(&id) {
             host.disk.inject(op, nth, fault);
+            // Counted when it has failed, if it is certain then that it was this.
+            host.is_failing = op == Op::Sync && host.disk.n_failed() == 0;
             self.say(|| format!("{op:?} {nth} of {id} will fail"));
-            self.count(Kind::SyncError);
         }
     }
 
     fn full_disk(&mut self, id: u64) {
         let once = self.chance(300);
         let nth = self.rng.below(3);
-        let Some(host) = self.hosts.get(&id) else { return };
+        self.has_failed(id);
+        let Some(host) = self.hosts.get_mut(&id) else { return };
         if once {
             host.disk.inject(Op::Write, nth, Fault::Error(ENOSPC));
         } else {
@@ -153,6 +155,14 @@ impl World {
         }
         self.say(|| format!("the disk of {id} is full"));
         self.count(Kind::FullDisk);
+    }
+
+    /// Counts what its disk was to fail in, if it did; for when it is mended, or breaks otherwise.
+    pub(super) fn has_failed(&mut self, id: u64) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        if std::mem::take(&mut host.is_failing) && host.disk.n_failed() > 0 {
+            self.count(Kind::SyncError);
+        }
     }
 
     fn break_streams(&mut self, id: u64) {
@@ -199,6 +209,7 @@ impl World {
         self.is_calm = true;
         self.params.calm();
         self.network.mend();
+        self.everybody().into_iter().for_each(|id| self.has_failed(id));
         let now = self.now;
         for host in self.hosts.values_mut() {
             host.disk.mend();

@@ -48,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) turn_at: u64,
     pub(crate) apply_at: u64,
     pub(crate) chore_at: u64,
+    /// An operation of its disk is to fail, and nothing else is wrong with that disk.
+    pub(crate) is_failing: bool,
     /// Its disk has lost what it had synced.
     pub(crate) is_wiped: bool,
     /// Joins instead of founding.
@@ -84,6 +86,7 @@ impl Host {
             turn_at: u64::MAX,
             apply_at: u64::MAX,
             chore_at: u64::MAX,
+            is_failing: false,
             is_wiped: false,
             joins,
             founders,

@@ -294,6 +294,7 @@ impl World {
 
     /// The process is gone; what it had open breaks.
     pub(super) fn vanish(&mut self, id: u64, process: Process, is_told: bool) {
+        self.has_failed(id);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let gone = std::mem::replace(&mut host.process, process);
         drop(gone);

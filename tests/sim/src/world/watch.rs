@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use raftnode::Role;
 use raftnode::membership::{Book, MemberRole};
 use raftnode::sim::{Consumed, Cursors, fingerprint};
 
@@ -23,6 +24,8 @@ pub(crate) struct Watch {
     /// The newest book that anybody has shown.
     book: Book,
     book_index: u64,
+    /// Who came to lead last.
+    leader: Option<u64>,
     members: BTreeMap<u64, Known>,
 }
 
@@ -187,8 +190,12 @@ impl World {
             }
         }
         if let Some(last) = last {
-            if last.leader != cursors.leader && cursors.leader != 0 {
-                self.coverage.count(Kind::LeaderChange);
+            if cursors.role == Role::Leader && last.role != Role::Leader {
+                // The first leader is no change, nor is one that comes to lead again.
+                let before = self.watch.leader.replace(id);
+                if before.is_some_and(|before| before != id) {
+                    self.coverage.count(Kind::LeaderChange);
+                }
             }
             if cursors.snapshot_index > last.snapshot_index {
                 self.coverage.count(Kind::SnapshotTaken);
