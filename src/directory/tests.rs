@@ -161,7 +161,6 @@ fn interrupted_founding_is_begun_again() {
     }
 }
 
-/// A stop while the directory is read ends the start, whatever there is still to verify.
 /// A directory that somebody has made for the member may be in one that cannot be synced: one that
 /// it may not read, or of a file system that is never written. What it makes itself must be durable,
 /// and a disk that fails fails.
@@ -188,6 +187,7 @@ fn a_directory_that_is_given_may_be_out_of_reach() {
     }
 }
 
+/// A stop while the directory is read ends the start, whatever there is still to verify.
 #[test]
 fn start_can_be_stopped() {
     let (_, fs) = two_snapshots(false);
