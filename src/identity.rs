@@ -152,6 +152,18 @@ pub(crate) mod seeded {
 mod tests {
     use super::*;
 
+    /// A seed holds for what runs under it, and no longer, however that ends.
+    #[cfg(feature = "simulation")]
+    #[test]
+    fn a_seed_ends_with_what_it_is_for() {
+        let draw = || seeded::with(7, random::<16>);
+        assert_eq!(draw(), draw());
+        let panics = || seeded::with(7, || panic!("on purpose"));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_ne!(random::<16>(), random::<16>());
+        assert_ne!(random::<16>(), draw());
+    }
+
     fn identity() -> Identity {
         Identity { node: 7, incarnation: (9 << 64) | 8, cluster: 0xfeed }
     }

@@ -118,7 +118,8 @@ pub(crate) fn refused(id: u64, status: u16, message: String) -> Result<String, E
     match status {
         410 => end(id, ChangeRefusalKind::Removed, message),
         403 => end(id, ChangeRefusalKind::OtherIncarnation, message),
-        _ => Ok(message),
+        // Which refusal it was is said too: another cluster's, or one that is over soon.
+        _ => Ok(JoinError::Refused { status, message }.to_string()),
     }
 }
 
@@ -130,5 +131,18 @@ fn end(id: u64, kind: ChangeRefusalKind, message: String) -> Result<String, Erro
             Err(Error::Config(format!("cannot join as member {id}: {message}")))
         }
         _ => Ok(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_final_or_says_which_it_is() {
+        let why = || "not here".to_owned();
+        assert!(matches!(refused(4, 410, why()), Err(Error::Removed(_))));
+        assert!(matches!(refused(4, 403, why()), Err(Error::Wiped(_))));
+        assert_eq!(refused(4, 412, why()).unwrap(), "refused with 412: not here");
     }
 }
