@@ -1,8 +1,11 @@
 # run · cluster · test · check · fix · bench · bench-compare
-# histories: real members under faults, for as long as you like · fuzz: every fuzz target
+# simulate · crash · checker · histories · fuzz · mutants: campaigns, each with one closing line ·
+# prove: all of them at their size, written to docs/proof.md (docs/testing.md says what they are)
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow · vet: figures, each with its limit · peers: noise on the peer port
-# prove: every campaign at its size, written to docs/proof.md (docs/testing.md says what they are)
+#
+# A campaign says on stderr where its seeds begin: FIRST_SEED=<n> repeats it, SEED=<n> (of crash,
+# REPLAY) one of its cases. histories has one seed for all that it chooses, SEED.
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -34,11 +37,15 @@ test:
 	cargo test --workspace --all-targets
 	cargo test --workspace --doc
 
-# The read-only gate: changes nothing, runs no test.
+# The read-only gate: changes nothing, runs no test. In the whole workspace the feature `simulation`
+# is on; what is released is without it, and mutants have the others.
+MUTABLE = $(addprefix -p ,wal raftnode raftexample tests crash sim)
+MUTATED = wal/defects,wal/faults,raftexample/defects,raftexample/faults,crash/defects,sim/defects
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy -p raftexample --features defects,faults -- -D warnings
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy $(MUTABLE) --all-targets --features $(MUTATED) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # What `check` can have mended by itself.
@@ -138,22 +145,23 @@ TICKS ?= 10000
 MEMBERS ?= both
 simulate:
 	@cargo run --release --quiet -p sim --bin simulate -- --seeds $(SEEDS) --ticks $(TICKS) \
-	--members $(MEMBERS) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
-	$(if $(SEED),--seed $(SEED)) $(SIMULATE_ARGS)
+	  --members $(MEMBERS) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
+	  $(if $(SEED),--seed $(SEED)) $(SIMULATE_ARGS)
 
-# STATES distinct states in which a crash can leave a disk, each opened again; SEED draws other traces.
-# REPLAY builds one of them again, as a failure names it.
-crash: STATES = 1000000
+# STATES distinct states in which a crash can leave a disk, each opened again. FIRST_SEED draws other
+# traces; REPLAY builds one state again, as a failure names it.
+STATES ?= 1000000
 crash:
-	cargo run --release --quiet -p crash -- --states $(STATES) $(if $(SEED),--seed $(SEED)) \
+	@cargo run --release --quiet -p crash -- --states $(STATES) \
+	  $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
 	  $(if $(REPLAY),--replay '$(REPLAY)')
 
 # HISTORIES small random histories, judged by three linearizability checkers that share no code.
 # FIRST_SEED repeats a campaign, SEED one history.
 HISTORIES ?= 100000
 checker:
-	@HISTORIES=$(HISTORIES) $(if $(FIRST_SEED),FIRST_SEED=$(FIRST_SEED)) $(if $(SEED),SEED=$(SEED)) \
-	cargo run --release --quiet -p tests --bin checker
+	@cargo run --release --quiet -p tests --bin checker -- --histories $(HISTORIES) \
+	  $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(SEED),--seed $(SEED))
 
 # Every campaign at its full size (SIZE=small to try it), into one table and docs/proof.md. Hours:
 # ONLY=simulate,crash runs some and keeps the rows of the others. SECONDS, SEEDS, TICKS, STATES,
@@ -174,4 +182,4 @@ histories:
 # Every deliberate defect against the campaigns that must find it: a survivor fails. ONLY=<name>,...
 # runs some.
 mutants:
-	cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))
+	@cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))

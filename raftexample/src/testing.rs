@@ -6,11 +6,11 @@ use bytes::{BufMut, Bytes};
 
 use crate::command::{self, Command, Compare, Conditions, Envelope, Keyed, Op, Test, Txn};
 
-/// SplitMix64. Prints its seed when the test that holds it fails.
+/// What fuzz targets choose by. Prints its seed when the test that holds it fails.
 pub(crate) struct Rng {
     name: &'static str,
     seed: u64,
-    state: u64,
+    choices: ::fuzz::Rng,
 }
 
 impl Rng {
@@ -20,15 +20,11 @@ impl Rng {
             Ok(seed) => seed.parse().unwrap_or_else(|_| panic!("{name}={seed} is not a number")),
             Err(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
         };
-        Self { name, seed, state: seed }
+        Self { name, seed, choices: ::fuzz::Rng::new(seed) }
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+        self.choices.below(bound as u64) as usize
     }
 
     pub(crate) fn one_in(&mut self, n: usize) -> bool {

@@ -111,7 +111,7 @@ fn n_batches(files: &Files) -> u64 {
 
 /// A life of a log: steps that the rules allow, and crashes of which every torn batch is cut off.
 fn log(rng: &mut Rng) -> Log {
-    let mut random = Random(rng.draw());
+    let mut random = Random::new(rng.draw());
     let mut fs = MemFs::new();
     let mut wal = create(&fs).unwrap();
     let mut model = Model::genesis();

@@ -10,19 +10,6 @@ const SEED: &str = "CHANCE_SEED";
 const HISTORIES: u64 = 12;
 const EVENTS: u64 = 1_500;
 
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
 struct Write {
     command: Bytes,
     pending: Pending<Outcome>,
@@ -38,7 +25,7 @@ struct Asked {
 
 struct History {
     cluster: Cluster,
-    chance: Chance,
+    chance: ::fuzz::Rng,
     seed: u64,
     writes: Vec<Write>,
     reads: Vec<Asked>,
@@ -62,7 +49,7 @@ impl History {
         };
         let mut history = Self {
             cluster: Cluster::with(recipe, seed),
-            chance: Chance(seed),
+            chance: ::fuzz::Rng::new(seed),
             seed,
             writes: Vec::new(),
             reads: Vec::new(),

@@ -210,6 +210,31 @@ fn a_superseded_change_is_tried_again() {
     panic!("no answer");
 }
 
+/// The first changes of two members, asked for at once: each hears of its own.
+#[test]
+fn the_changes_of_two_members_are_told_apart() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 15);
+    let leader = cluster.elect();
+    cluster.ticks(10);
+    let others = (1..=3).filter(|id| *id != leader).zip([4, 5]);
+    let asked: Vec<_> = others
+        .map(|(through, id)| (id, cluster.change(through, add(id), ChangeOptions::default())))
+        .collect();
+    cluster.ticks(400);
+    let mut n_done = 0;
+    for (id, mut pending) in asked {
+        let is_member = cluster.member(leader).core.book().members.contains_key(&id);
+        match pending.try_wait().unwrap() {
+            Changed::Done { book, .. } => {
+                assert!(book.members.contains_key(&id) && is_member, "{id}: {book:?}");
+                n_done += 1;
+            }
+            other => assert!(!is_member, "{id}: {:?}", refused(other)),
+        }
+    }
+    assert!(n_done > 0);
+}
+
 /// A removal that would leave no quorum of live voters is refused, by whomever it is asked.
 #[test]
 fn removal_below_quorum_is_refused() {

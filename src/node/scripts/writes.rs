@@ -183,6 +183,8 @@ fn a_slow_consumer_is_bounded_and_misses_nothing() {
         pending.push(cluster.propose(leader, data));
         cluster.settle();
     }
+    // Long enough for the others to elect another, did the leader's clock wait for its consumer.
+    cluster.ticks(200);
     let status = cluster.member(leader).shared.status();
     assert_eq!(status.role, Role::Leader);
     assert!(status.published_index < status.commit_index, "nothing was held back");

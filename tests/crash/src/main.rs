@@ -14,11 +14,11 @@ use crash::campaign::{Campaign, Kind, Report, State, again};
 #[derive(Debug, Parser)]
 struct Args {
     /// How many distinct states.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     states: u64,
     /// Where the seeds of drawn traces begin.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[arg(long, alias = "seed", default_value_t = 1)]
+    first_seed: u64,
     /// How many threads; as many as there are cores unless given.
     #[arg(long)]
     threads: Option<u64>,
@@ -38,7 +38,8 @@ fn main() -> ExitCode {
         return show(state);
     }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let Args { states, seed, only, .. } = args;
+    let Args { states, first_seed: seed, only, .. } = args;
+    say(&format!("{states} states, of traces from FIRST_SEED={seed} on"));
     let campaign = Campaign { states, seed, threads: args.threads.unwrap_or(cores), only };
     let (started, said) = (Instant::now(), Mutex::new(Duration::ZERO));
     let report = campaign.run(&|n, traces| tell(states, n, traces, started, &said));

@@ -154,7 +154,7 @@ impl Campaign {
 
 /// What our own make was told, it tells its children by these: each campaign is told what it needs
 /// instead. One replayed seed, or one defect, is no campaign. FIRST_SEED is theirs, if it is given.
-const NOT_THEIRS: [&str; 15] = [
+const NOT_THEIRS: [&str; 21] = [
     "MAKEFLAGS",
     "MFLAGS",
     "MAKEOVERRIDES",
@@ -165,9 +165,15 @@ const NOT_THEIRS: [&str; 15] = [
     "SECONDS",
     "SEEDS",
     "TICKS",
+    "MEMBERS",
+    "SIMULATE_ARGS",
     "STATES",
+    "REPLAY",
     "HISTORIES",
     "MINUTES",
+    "HISTORIES_SEED",
+    "FUZZ_SEED",
+    "FUZZ_SECONDS",
     "RAFTEXAMPLE_DEFECT",
     "RAFTEXAMPLE_FAULTS",
 ];

@@ -38,7 +38,9 @@ fn campaigns_do_not_hear_what_we_were_told() {
     let command = campaign("simulate").command(std::path::Path::new("."));
     let arguments: Vec<_> = command.get_args().collect();
     assert_eq!(arguments, ["--no-print-directory", "simulate", "SEEDS=10000", "TICKS=10000"]);
-    for variable in ["MAKEFLAGS", "ONLY", "SEED", "SEEDS", "RAFTEXAMPLE_DEFECT"] {
+    for variable in
+        ["MAKEFLAGS", "ONLY", "SEED", "SEEDS", "MEMBERS", "REPLAY", "RAFTEXAMPLE_DEFECT"]
+    {
         let is_removed =
             |(name, value): (&std::ffi::OsStr, Option<_>)| name == variable && value.is_none();
         assert!(command.get_envs().any(is_removed), "{variable}");

@@ -1,39 +1,49 @@
 //! Three linearizability checkers asked about the same small histories: `make checker HISTORIES=n`.
 //!
-//! `SEED` judges one history again and shows it; `FIRST_SEED` repeats a campaign.
+//! One of its seeds can be judged again and shown; its first seed repeats a campaign.
 
-use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use clap::Parser;
 use tests::linearizability::{agreement, generate};
-use tests::rng::Rng;
+use tests::rng::{Rng, fresh_seed};
 
-const DEFAULT_HISTORIES: u64 = 100_000;
 /// All valid or all invalid, they would agree on anything: so many of a hundred must be invalid.
 const INVALID_PERCENT: std::ops::RangeInclusive<usize> = 20..=80;
 /// How many disagreements are shown.
 const MAX_SHOWN: usize = 5;
 const REPORT_EVERY: usize = 250_000;
 
+/// Ask three linearizability checkers about the same small histories.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    histories: u64,
+    /// The first of their seeds, which follow each other; fresh when it is not given.
+    #[arg(long)]
+    first_seed: Option<u64>,
+    /// Judges the history of this seed alone, and shows it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
 fn main() -> ExitCode {
-    match run() {
+    match run(&Options::parse()) {
         Ok(code) => code,
         // Nobody is left to tell.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn run() -> io::Result<ExitCode> {
-    if env::var_os("SEED").is_some() {
-        return show(Rng::seed_from_env("SEED"));
+fn run(options: &Options) -> io::Result<ExitCode> {
+    if let Some(seed) = options.seed {
+        return show(seed);
     }
-    let first_seed = Rng::seed_from_env("FIRST_SEED");
-    let n_histories = match env::var_os("HISTORIES") {
-        Some(_) => Rng::seed_from_env("HISTORIES"),
-        None => DEFAULT_HISTORIES,
-    } as usize;
+    let first_seed = options.first_seed.unwrap_or_else(fresh_seed);
+    let n_histories = options.histories as usize;
     writeln!(io::stderr(), "checker: FIRST_SEED={first_seed}")?;
     let n_judged = AtomicUsize::new(0);
     let each = || {

@@ -20,11 +20,16 @@ const UNSHARED: &str = "HISTORIES_UNSHARED";
 #[derive(Debug, Parser)]
 struct Options {
     /// How many minutes it takes.
-    #[arg(long, default_value_t = 5.0)]
-    minutes: f64,
+    #[arg(long, default_value = "5", value_parser = minutes)]
+    minutes: Duration,
     /// What chooses faults and operations; drawn and printed when it is not given.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| error.to_string())
 }
 
 fn main() -> ExitCode {
@@ -45,7 +50,7 @@ fn main() -> ExitCode {
     // Before the clock runs.
     binary::with_faults();
     binary::raftexample();
-    let length = Duration::from_secs_f64(options.minutes * 60.0);
+    let length = options.minutes;
     let summary = Campaign { length, seed, can_mount, tell }.run();
     tell(&summary.to_string());
     conclude(&summary.closing_line());

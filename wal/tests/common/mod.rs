@@ -316,9 +316,9 @@ pub fn models(steps: &[Step]) -> Vec<Model> {
     models
 }
 
-/// splitmix64
+/// What fuzz targets choose by, with a seed from this crate's own variable.
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub struct Random(fuzz::Rng);
 
 impl Random {
     /// Seeded by the variable `WAL_SEED`, or by the clock; prints the seed for a failing test.
@@ -329,18 +329,18 @@ impl Random {
             now.unwrap().as_nanos() as u64
         });
         println!("WAL_SEED={seed}");
-        Random(seed)
+        Random::new(seed)
+    }
+
+    pub fn new(seed: u64) -> Self {
+        Random(fuzz::Rng::new(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.draw()
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.0.below(bound)
     }
 }
