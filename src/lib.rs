@@ -96,9 +96,6 @@ pub use directory::member_id;
 pub use error::Error;
 pub use leadership::{LeaderWatch, Leadership};
 pub use metrics::Metrics;
-#[cfg(feature = "simulation")]
-#[doc(hidden)]
-pub use node::seams;
 pub use node::{Channels, MAX_LAG_BYTES, MAX_LAG_ENTRIES, Node};
 pub use stats::Stats;
 pub use status::{Link, Role, Status, Transfer};

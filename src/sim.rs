@@ -14,28 +14,42 @@
 //! N6 by what a [`boot`] finds; N8 by the outcomes at the [`Member::handle`].
 
 mod member;
+mod peer;
 mod talk;
 
 use std::time::Instant;
 
 use raft::eraftpb::HardState;
 use slog::Logger;
-use wal::fs::MemFs;
+use wal::fs::{Fs, MemFs, Op};
 
-pub use self::member::{Booted, Consumed, Member, boot};
+pub use self::member::{Began, Booted, Consumed, Member, boot};
+pub use self::peer::{Peer, Sent};
 pub use self::talk::{
     Answering, Departure, Hello, Join, Lane, Refused, SnapshotIn, SnapshotOut, Taking,
 };
 use crate::Config;
 use crate::status::Role;
 
+/// A disk that counts what it makes durable.
+pub trait Disk: Fs + 'static {
+    /// How many syncs it has done, of files and of directories.
+    fn n_syncs(&self) -> u64;
+}
+
+impl Disk for MemFs {
+    fn n_syncs(&self) -> u64 {
+        self.count(Op::Sync)
+    }
+}
+
 /// What a member is made of.
 #[derive(Debug)]
-pub struct Recipe {
+pub struct Recipe<D = MemFs> {
     /// Its configuration. Bounds are not checked: segments may be smaller than a node takes.
     pub config: Config,
     /// Its disk.
-    pub fs: MemFs,
+    pub fs: D,
     /// Everything random about this life of it.
     pub seed: u64,
     /// What time it is on its clock.

@@ -19,8 +19,6 @@ mod questions;
 mod reads;
 #[cfg(test)]
 mod scripts;
-#[cfg(feature = "simulation")]
-pub mod seams;
 mod sinks;
 mod space;
 mod workers;

@@ -1,6 +1,6 @@
 //! One whole member, stepped.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use wal::fs::{Fs, MemFs};
 
 use super::talk::call_result;
 use super::{
-    Answering, Cursors, Departure, Hello, Join, Lane, Promise, Recipe, Refused, SnapshotIn,
+    Answering, Cursors, Departure, Disk, Hello, Join, Lane, Promise, Recipe, Refused, SnapshotIn,
     fingerprint,
 };
 use crate::channel::Captured;
@@ -30,11 +30,20 @@ use crate::{Commit, Error};
 
 /// What there is after a start.
 #[derive(Debug)]
-pub enum Booted<M: StateMachine> {
+pub enum Booted<M: StateMachine, D: Disk + Clone = MemFs> {
     /// A member that runs.
-    Running(Box<Member<M>>),
+    Running(Box<Member<M, D>>),
     /// One that has to be taken in first, and is started again then.
     Joining(Box<Join>),
+}
+
+/// What a member went on from when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Began {
+    /// The index of the snapshot that its state machine was given.
+    pub snapshot: u64,
+    /// The index of the newest snapshot that its log vouches for.
+    pub marker: u64,
 }
 
 /// What the applier took from the commit channel.
@@ -82,7 +91,7 @@ impl Chores for Waiting {
 
 /// A member. Dropping it is what a crash does to the process; what the disk keeps is the business of
 /// whoever holds the disk.
-pub struct Member<M: StateMachine> {
+pub struct Member<M: StateMachine, D = MemFs> {
     event_loop: Loop<Stepped, Waiting>,
     transport: Stepped,
     tasks: Waiting,
@@ -92,13 +101,14 @@ pub struct Member<M: StateMachine> {
     commits: Receiver<Commit>,
     handle: machine::Handle<M>,
     look: Look,
-    fs: MemFs,
+    fs: D,
     snap_dir: PathBuf,
+    began: Began,
     early: Option<String>,
     _lock: wal::fs::Lock,
 }
 
-impl<M: StateMachine> std::fmt::Debug for Member<M> {
+impl<M: StateMachine, D: Disk + Clone> std::fmt::Debug for Member<M, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Member").field("cursors", &self.cursors()).finish_non_exhaustive()
     }
@@ -110,20 +120,20 @@ impl<M: StateMachine> std::fmt::Debug for Member<M> {
 /// # Errors
 ///
 /// What would keep a node from starting.
-pub fn boot<M: StateMachine>(
-    recipe: Recipe,
+pub fn boot<M: StateMachine, D: Disk + Clone>(
+    recipe: Recipe<D>,
     machine: M,
     taken_in: Option<Result<u64, Error>>,
-) -> Result<Booted<M>, Error> {
+) -> Result<Booted<M, D>, Error> {
     let seed = recipe.seed;
     seeded::with(seed, || start(recipe, machine, taken_in))
 }
 
-fn start<M: StateMachine>(
-    recipe: Recipe,
+fn start<M: StateMachine, D: Disk + Clone>(
+    recipe: Recipe<D>,
     machine: M,
     taken_in: Option<Result<u64, Error>>,
-) -> Result<Booted<M>, Error> {
+) -> Result<Booted<M, D>, Error> {
     let Recipe { config, fs: disk, now, logger, .. } = recipe;
     let fs: Arc<dyn Fs> = Arc::new(disk.clone());
     let own = config.founders.iter().find(|founder| founder.id == config.id);
@@ -142,6 +152,10 @@ fn start<M: StateMachine>(
         return Ok(Booted::Joining(Box::new(Join::new(&identity, own_url))));
     }
     let recovered = opened?;
+    let began = Began {
+        snapshot: recovered.header.index,
+        marker: recovered.storage.wal().marker().map_or(0, |marker| marker.index),
+    };
     if let Some(member) = recovered.latest.members.get(&config.id) {
         own_url.clone_from(&member.url);
     }
@@ -150,8 +164,13 @@ fn start<M: StateMachine>(
     let snap_dir = directory::snap_dir(&config);
     let (cluster, segment_bytes) = (recovered.identity.cluster, config.wal_segment_bytes);
     let sinks = Arc::new(Sinks::new(Arc::clone(&fs), snap_dir.clone(), cluster, segment_bytes));
-    let transport =
-        Stepped::new(settings(&config, own_url), Arc::clone(&gate), sinks, inbox_tx, disk.clone());
+    let transport = Stepped::new(
+        settings(&config, own_url),
+        Arc::clone(&gate),
+        sinks,
+        inbox_tx,
+        Arc::new(disk.clone()),
+    );
     transport.set_peers(&peers(&recovered.latest, &config));
     let shared = first_status(&config, &recovered);
     let (space, directory) = (Arc::clone(&shared.space), config.data_dir.clone());
@@ -186,12 +205,13 @@ fn start<M: StateMachine>(
         look,
         fs: disk,
         snap_dir,
+        began,
         early: None,
         _lock: lock,
     })))
 }
 
-impl<M: StateMachine> Member<M> {
+impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
     /// The way in for its clients. Whatever waits without blocking does; blocking calls would wait
     /// for ever.
     #[must_use]
@@ -201,8 +221,14 @@ impl<M: StateMachine> Member<M> {
 
     /// Its disk.
     #[must_use]
-    pub fn disk(&self) -> &MemFs {
+    pub fn disk(&self) -> &D {
         &self.fs
+    }
+
+    /// What it went on from.
+    #[must_use]
+    pub fn began(&self) -> Began {
+        self.began
     }
 
     /// When its next tick is due, on its own clock.
@@ -250,6 +276,12 @@ impl<M: StateMachine> Member<M> {
     /// What the messages of the last turn say is on its disk.
     #[must_use]
     pub fn promises(&self) -> Vec<Promise> {
+        self.transport.promises().into_iter().map(|(_, promise)| promise).collect()
+    }
+
+    /// The same, each with how many syncs the disk had done when it left.
+    #[must_use]
+    pub fn dated_promises(&self) -> Vec<(u64, Promise)> {
         self.transport.promises()
     }
 
@@ -357,6 +389,12 @@ impl<M: StateMachine> Member<M> {
     #[must_use]
     pub fn dialled(&self) -> Vec<(u64, String)> {
         self.transport.dialled()
+    }
+
+    /// Whom it has met, and under which incarnation.
+    #[must_use]
+    pub fn pins(&self) -> BTreeMap<u64, u128> {
+        self.transport.pins()
     }
 
     /// What it states to another.

@@ -43,6 +43,12 @@ impl Hello {
     pub fn from(&self) -> u64 {
         self.0.from
     }
+
+    /// What its data directory was given when it was made.
+    #[must_use]
+    pub fn incarnation(&self) -> u128 {
+        self.0.incarnation
+    }
 }
 
 /// Why there is no conversation.

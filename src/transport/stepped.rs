@@ -16,7 +16,6 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Sender;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
-use wal::fs::{MemFs, Op};
 
 use super::call::{CallReply, CallResult};
 use super::frame::{Decoder, Frame};
@@ -27,7 +26,7 @@ use super::snapshot::{MAX_RECEIVING, SnapshotSink, SnapshotSinks, SnapshotSource
 use super::{
     Carrier, GUEST_TIMEOUTS, Inbound, MAX_GUESTS, PeerStatus, Permit, ProbeResult, Settings, lock,
 };
-use crate::sim::Promise;
+use crate::sim::{Disk, Promise};
 use crate::{Link, Transfer};
 
 /// Clones are the same transport.
@@ -35,7 +34,7 @@ use crate::{Link, Transfer};
 pub(crate) struct Stepped(Arc<Inner>);
 
 struct Inner {
-    disk: MemFs,
+    disk: Arc<dyn Disk>,
     settings: Settings,
     gate: Arc<Gate>,
     sinks: Arc<dyn SnapshotSinks>,
@@ -54,8 +53,8 @@ struct State {
     receiving: BTreeSet<u64>,
     /// How often the disk had synced when the turn began.
     n_syncs: u64,
-    /// What left in this turn: whether before the disk synced anything.
-    promises: Vec<(Promise, bool)>,
+    /// What left in this turn, and how often the disk had synced then.
+    promises: Vec<(u64, Promise)>,
 }
 
 /// What leaves on no stream.
@@ -104,8 +103,7 @@ impl Carrier for Stepped {
         let pushed = {
             let mut state = lock(&self.0.state);
             if let Some(promise) = promise(to, &frame) {
-                let is_early = self.0.disk.count(Op::Sync) == state.n_syncs;
-                state.promises.push((promise, is_early));
+                state.promises.push((self.0.disk.n_syncs(), promise));
             }
             state.peers.get_mut(&to).map(|dialled| dialled.line(lane).queue.push(frame))
         };
@@ -193,7 +191,7 @@ impl Stepped {
         gate: Arc<Gate>,
         sinks: Arc<dyn SnapshotSinks>,
         inbox: Sender<Inbound>,
-        disk: MemFs,
+        disk: Arc<dyn Disk>,
     ) -> Self {
         Self(Arc::new(Inner { disk, settings, gate, sinks, inbox, state: Mutex::default() }))
     }
@@ -206,7 +204,7 @@ impl Stepped {
     /// From here on is a new turn.
     pub(crate) fn begin_turn(&self) {
         let mut state = lock(&self.0.state);
-        state.n_syncs = self.0.disk.count(Op::Sync);
+        state.n_syncs = self.0.disk.n_syncs();
         state.promises.clear();
     }
 
@@ -216,13 +214,19 @@ impl Stepped {
         missing: impl Fn(&Promise) -> Option<String>,
     ) -> Option<String> {
         let state = lock(&self.0.state);
-        let mut early = state.promises.iter().filter(|(_, is_early)| *is_early);
-        early.find_map(|(promise, _)| missing(promise))
+        let mut early = state.promises.iter().filter(|(n_syncs, _)| *n_syncs == state.n_syncs);
+        early.find_map(|(_, promise)| missing(promise))
     }
 
-    /// What left in this turn says is on the disk.
-    pub(crate) fn promises(&self) -> Vec<Promise> {
-        lock(&self.0.state).promises.iter().map(|(promise, _)| *promise).collect()
+    /// What that which left in this turn says is on the disk, and how often the disk had synced
+    /// when it left.
+    pub(crate) fn promises(&self) -> Vec<(u64, Promise)> {
+        lock(&self.0.state).promises.clone()
+    }
+
+    /// Whom the gate has pinned.
+    pub(crate) fn pins(&self) -> BTreeMap<u64, u128> {
+        self.0.gate.pins()
     }
 
     /// Whom this member dials, and where.
@@ -478,6 +482,13 @@ impl Stepped {
         receiving.sink = Some(sink.map_err(|error| error.to_string())?);
         Ok(receiving)
     }
+}
+
+/// A message as a stream carries it.
+pub(crate) fn chunk(message: Message) -> Option<Bytes> {
+    let (frame, mut buffer) = (Frame::Raft(message), BytesMut::new());
+    frame.encode(frame.payload_len(), &mut buffer).ok()?;
+    Some(buffer.freeze())
 }
 
 /// What a frame says that its sender has on disk.

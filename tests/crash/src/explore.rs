@@ -65,7 +65,12 @@ impl<K: Clone> Start<'_, K> {
 
     /// From here on more is known.
     pub fn mark(&mut self, known: K) {
-        self.marks.push((self.fs.n_ops(), known.clone()));
+        self.mark_at(self.fs.n_ops(), known);
+    }
+
+    /// More is known since so many operations were done.
+    pub fn mark_at(&mut self, boundary: usize, known: K) {
+        self.marks.push((boundary, known.clone()));
         self.known = known;
     }
 }

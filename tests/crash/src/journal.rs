@@ -21,6 +21,8 @@ pub struct JournalFs(Arc<Mutex<State>>);
 struct State {
     disk: Disk,
     ops: Vec<Op>,
+    /// After how many operations each sync was done.
+    syncs: Vec<usize>,
     next_id: u64,
     locked: BTreeSet<u64>,
 }
@@ -32,6 +34,7 @@ impl JournalFs {
         Self(Arc::new(Mutex::new(State {
             disk,
             ops: Vec::new(),
+            syncs: Vec::new(),
             next_id,
             locked: BTreeSet::new(),
         })))
@@ -40,6 +43,17 @@ impl JournalFs {
     /// How many operations were recorded so far.
     pub fn n_ops(&self) -> usize {
         self.state().ops.len()
+    }
+
+    /// How many of them were syncs.
+    pub fn n_syncs(&self) -> u64 {
+        self.state().syncs.len() as u64
+    }
+
+    /// How many operations had been done when the `nth` sync, counted from 1, was.
+    pub fn synced(&self, nth: u64) -> usize {
+        let nth = usize::try_from(nth).ok().and_then(|nth| nth.checked_sub(1));
+        nth.and_then(|nth| self.state().syncs.get(nth).copied()).unwrap_or_default()
     }
 
     /// Ends the recording, and gives it.
@@ -56,7 +70,11 @@ impl JournalFs {
 impl State {
     fn run(&mut self, op: Op) {
         self.disk.apply(&op);
+        let is_sync = matches!(op, Op::Sync { .. } | Op::SyncDir { .. });
         self.ops.push(op);
+        if is_sync {
+            self.syncs.push(self.ops.len());
+        }
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {

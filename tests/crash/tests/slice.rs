@@ -44,12 +44,14 @@ fn what_was_found_stays_found() {
         // The name of a new segment was gone, and the seal before it, written by the opening, not.
         "short:291@18k/1n0.1",
         "lone:26@38k/4n0.0",
+        "follower:7@43k/4n0.0",
         // A seal that was read, and believed, had never been synced.
         "short:291@20k/4n0.2",
         "lone:26@40k/6n0.0",
+        "follower:7@45k/5n0.0",
         // A data directory that was there, so that nobody made its name durable.
-        "follower:19@1k/23n0.0",
-        "follower:19@1k/32n0.0",
+        "follower:7@1k/27n0.0",
+        "follower:7@1k/42n0.0",
     ];
     for state in found {
         let state: State = state.parse().unwrap();

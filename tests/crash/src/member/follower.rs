@@ -1,15 +1,22 @@
 //! A member that has joined a cluster and follows its leader.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use fuzz::Rng;
-use raftnode::seams::{Command, Settings, Stepped, Told, snapshot_file};
-use raftnode::sim::fingerprint;
+use raftnode::sim::{Peer, Promise, fingerprint};
 
+use super::living::{Living, Settings, write_state};
 use super::refused;
 use crate::explore::{Life, Lived, Start};
+
+/// An entry of the leader's log.
+#[derive(Debug, Clone)]
+struct Command {
+    /// The term it was proposed in.
+    term: u64,
+    data: Bytes,
+}
 
 /// What a leader, a thread or the clock does to it.
 #[derive(Debug, Clone)]
@@ -38,6 +45,17 @@ struct Model {
     log: Vec<Command>,
     /// Whether the first snapshot has come.
     is_member: bool,
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Known {
+    /// The steps that are behind it.
+    at: usize,
+    /// Whom its directory belongs to, once it has been started.
+    incarnation: Option<u128>,
+    /// It has met its leader.
+    knows_leader: bool,
 }
 
 /// A life of one.
@@ -141,8 +159,8 @@ impl FollowerLife {
     }
 
     /// What tells the member from the model after so many steps.
-    fn differs(&self, at: usize, member: &Stepped) -> Option<String> {
-        let (model, cursors) = (&self.models[at], member.cursors());
+    fn differs(&self, at: usize, living: &Living) -> Option<String> {
+        let (model, cursors) = (&self.models[at], living.member().cursors());
         let is_alike = cursors.term == model.term
             && cursors.vote == model.vote
             && cursors.last_index == model.log.len() as u64
@@ -160,43 +178,60 @@ impl FollowerLife {
         }
         for index in cursors.first_index..=cursors.last_index {
             let expected = &model.log[index as usize - 1];
-            if member.entry(index) != Some((expected.term, fingerprint(&expected.data))) {
+            if living.member().entry(index) != Some((expected.term, fingerprint(&expected.data))) {
                 return Some(format!("entry {index} is another"));
             }
         }
         let applied = model.log.iter().take(cursors.published as usize);
-        (!member.state().values().eq(applied.map(|command| &command.data)))
+        (!living.state().values().eq(applied.map(|command| &command.data)))
             .then(|| format!("what is applied through {} differs", cursors.published))
     }
 
+    /// Takes a step, unless it is the end, and all that follows from it.
     fn take(
         &self,
         at: usize,
-        member: &mut Stepped,
-        told: &mut dyn FnMut(Told),
+        living: &mut Living,
+        leader: &Peer,
+        hear: &mut dyn FnMut(usize, &Promise),
     ) -> Result<(), String> {
         let after = &self.models[at + 1];
-        let result = match &self.steps[at] {
+        let deliver = |living: &Living, chunk: Result<Bytes, raftnode::Error>| {
+            let chunk = chunk.map_err(|error| error.to_string())?;
+            living.member().deliver(leader.hello(), chunk)
+        };
+        // Held until the snapshot is taken.
+        let mut taking = None;
+        match &self.steps[at] {
             Step::Append { before, commands, commit } => {
                 let term = (*before as usize)
                     .checked_sub(1)
                     .map_or(0, |nth| self.models[at].log[nth].term);
-                member.append(after.term, (*before, term), commands, *commit, told)
+                let entries = commands.iter().map(|command| (command.term, &command.data));
+                deliver(living, leader.append(after.term, (*before, term), entries, *commit))?;
             }
-            Step::Vote => member.ask_vote(after.term, told),
+            Step::Vote => deliver(living, leader.ask_vote(after.term, (1 << 40, after.term - 1)))?,
             Step::Install { index } => {
                 let state: BTreeMap<u64, Bytes> = (1..)
                     .zip(after.log[..*index as usize].iter().map(|c| c.data.clone()))
                     .collect();
                 let at = (*index, after.log[*index as usize - 1].term);
-                snapshot_file(at, &state)
-                    .and_then(|file| member.install(after.term, at, &file, told))
+                let sent = leader.snapshot(after.term, at, |file| write_state(&state, file));
+                let sent = sent.map_err(|error| error.to_string())?;
+                let member = living.member();
+                let mut incoming = member.receive_snapshot(leader.hello(), sent.announced())?;
+                // In pieces, as they come from a network.
+                sent.file.chunks(700).try_for_each(|piece| incoming.write(piece))?;
+                taking = Some(incoming.finish(&sent.message)?);
             }
-            Step::Capture => member.write_captured(told).map(|_| ()),
-            Step::Chore => member.do_chore(told).map(|_| ()),
-            Step::Close => member.close(),
-        };
-        result.map_err(|error| format!("step {at}: {error}"))
+            Step::Capture => living.write_captured(),
+            Step::Chore => living.do_chore(),
+            Step::Close => {}
+        }
+        living.settle(hear)?;
+        taking.map_or(Ok(()), |mut taking| {
+            taking.try_answer().unwrap_or_else(|| Err("nobody says what became of it".into()))
+        })
     }
 }
 
@@ -206,63 +241,66 @@ fn command(rng: &mut Rng, term: u64) -> Command {
 }
 
 impl Life for FollowerLife {
-    /// Steps that are behind it, and its identity once it has one.
-    type Known = (usize, Option<u128>);
+    type Known = Known;
 
-    fn unborn(&self) -> Self::Known {
-        (0, None)
+    fn unborn(&self) -> Known {
+        Known::default()
     }
 
-    fn live(&self, mut start: Start<'_, Self::Known>) -> Result<Lived, String> {
-        let (least, incarnation) = start.known;
+    fn live(&self, mut start: Start<'_, Known>) -> Result<Lived, String> {
+        let mut known = start.known;
         let settings =
             |n: usize| Settings { seed: self.settings.seed ^ (n as u64) << 40, ..self.settings };
-        let boot = |fs: &_, n| Stepped::boot(Arc::new(Clone::clone(fs)), &settings(n));
-        let mut member = match boot(start.fs, start.nth) {
+        let mut living = match Living::boot(start.fs, &settings(start.nth)) {
             Err(error) => return refused(&error, start.garbage),
-            Ok(member) => member,
+            Ok(living) => living,
         };
-        if let Some(what) = member.wrong_beginning().map_err(|error| error.to_string())? {
-            return Err(what);
-        }
-        if incarnation.is_some_and(|known| known != member.incarnation()) {
+        living.wrong_beginning()?;
+        if known.incarnation.is_some_and(|known| known != living.incarnation()) {
             return Err("it has another identity".into());
         }
-        let own = Some(member.incarnation());
-        member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
+        if known.knows_leader && living.member().pins().is_empty() {
+            return Err("it has forgotten whom it met".into());
+        }
+        known.incarnation = Some(living.incarnation());
+        let mut leader = living.meet_leader()?;
+        living.settle(&mut |_, _| {})?;
+        let least = known.at;
         let most = (least + 1).min(self.steps.len());
-        let found = (least..=most).rev().find(|at| self.differs(*at, &member).is_none());
-        let Some(mut at) = found else {
+        let found = (least..=most).rev().find(|at| self.differs(*at, &living).is_none());
+        let Some(at) = found else {
             return Err(format!(
                 "after {least} steps: {}",
-                self.differs(least, &member).unwrap_or_default()
+                self.differs(least, &living).unwrap_or_default()
             ));
         };
-        start.mark((at, own));
-        let end = at.saturating_add(start.steps).min(self.steps.len());
+        (known.at, known.knows_leader) = (at, true);
+        start.mark(known);
+        let end = known.at.saturating_add(start.steps).min(self.steps.len());
         let end = if start.steps == usize::MAX { self.steps.len() - N_LATER } else { end };
-        while at < end {
+        while known.at < end {
             // What leaves makes the step known, whatever is still to come of it.
-            let after = &self.models[at + 1];
-            let last = after.log.len() as u64;
-            let mut told = |told| match told {
-                Told::Acknowledged(index) if index == last => start.mark((at + 1, own)),
-                Told::Voted => start.mark((at + 1, own)),
-                Told::Acknowledged(_) | Told::Applied(_) => {}
+            let at = known.at;
+            known.at += 1;
+            let last = self.models[known.at].log.len() as u64;
+            let mut hear = |synced: usize, promise: &Promise| {
+                if promise.index == Some(last) || promise.vote.is_some() {
+                    start.mark_at(synced, known);
+                }
             };
-            self.take(at, &mut member, &mut told)?;
+            self.take(at, &mut living, &leader, &mut hear)
+                .map_err(|what| format!("step {at}: {what}"))?;
             if matches!(self.steps[at], Step::Close) {
-                drop(member);
-                let n = 100 * (start.nth + 1) + at;
-                member =
-                    boot(start.fs, n).map_err(|error| format!("after a clean end: {error}"))?;
-                member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
+                living.close().map_err(|error| format!("step {at}: {error}"))?;
+                living = Living::boot(start.fs, &settings(100 * (start.nth + 1) + at))
+                    .map_err(|error| format!("after a clean end: {error}"))?;
+                leader = living.meet_leader()?;
+                living.settle(&mut |_, _| {})?;
             }
-            at += 1;
-            if let Some(what) = self.differs(at, &member) {
-                return Err(format!("after step {} while alive: {what}", at - 1));
+            if let Some(what) = self.differs(known.at, &living) {
+                return Err(format!("after step {at} while alive: {what}"));
             }
-            start.mark((at, own));
+            start.mark(known);
         }
         Ok(Lived::On)
     }

@@ -1,13 +1,14 @@
 //! A member that is a cluster of its own.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use fuzz::Rng;
-use raftnode::Error;
-use raftnode::seams::{Settings, Stepped, Told};
+use raftnode::sim::Lane;
+use raftnode::{Error, Outcome};
 
+use super::living::{Living, Settings};
 use super::refused;
 use crate::explore::{Life, Lived, Start};
 
@@ -122,27 +123,24 @@ impl Life for LoneLife {
     fn live(&self, mut start: Start<'_, Known>) -> Result<Lived, String> {
         let mut known = start.known;
         let settings = Settings { seed: self.seed ^ (start.nth as u64) << 40, ..self.settings };
-        let boot = || Stepped::boot(Arc::new(start.fs.clone()), &settings);
-        let mut member = match boot() {
+        let mut living = match Living::boot(start.fs, &settings) {
             Err(Error::Removed(_)) if known.dies => return Ok(Lived::On),
             Err(error) => return refused(&error, start.garbage),
             Ok(_) if known.is_buried => return Err("a removed member runs again".into()),
-            Ok(member) => member,
+            Ok(living) => living,
         };
-        if let Some(what) = member.wrong_beginning().map_err(|error| error.to_string())? {
-            return Err(what);
-        }
-        if known.incarnation.is_some_and(|known| known != member.incarnation()) {
+        living.wrong_beginning()?;
+        if known.incarnation.is_some_and(|known| known != living.incarnation()) {
             return Err("it has another identity".into());
         }
-        let pins = member.n_pins();
+        let pins = living.member().pins().len() as u64;
         if pins != known.pins && pins != known.pins + 1 {
             return Err(format!("{pins} pins, {} were written", known.pins));
         }
-        (known.incarnation, known.pins, known.dies) = (Some(member.incarnation()), pins, false);
-        let mut applied = 0;
-        member.turn(&mut |told| note(told, &mut applied)).map_err(|error| error.to_string())?;
-        self.check(&member, &known)?;
+        (known.incarnation, known.pins, known.dies) = (Some(living.incarnation()), pins, false);
+        living.settle(&mut |_, _| {})?;
+        self.check(&living, &known)?;
+        let applied = living.state().len();
         // What was on its way and is there now is there for good; the rest is tried again.
         (known.applied, known.proposed) = (applied, applied);
         start.mark(known);
@@ -159,11 +157,10 @@ impl Life for LoneLife {
                         commands.map(|(nth, length)| self.command(nth, *length)).collect();
                     known.proposed += commands.len();
                     start.mark(known);
-                    let mut told = |told| {
-                        note(told, &mut known.applied);
+                    self.write(&mut living, commands, &mut || {
+                        known.applied += 1;
                         start.mark(known);
-                    };
-                    member.write(&commands, &mut told).map_err(|error| error.to_string())?;
+                    })?;
                     if known.applied != known.proposed {
                         return Err(format!(
                             "of {} only {} are applied",
@@ -172,56 +169,81 @@ impl Life for LoneLife {
                     }
                 }
                 Step::Wish => {
-                    member.wish_snapshot(&mut |_| {}).map_err(|error| error.to_string())?
+                    // Nobody waits for it.
+                    drop(living.member().handle().node().snapshot(living.deadline()));
                 }
-                Step::Capture => {
-                    member.write_captured(&mut |_| {}).map_err(|error| error.to_string())?;
-                }
-                Step::Chore => {
-                    member.do_chore(&mut |_| {}).map_err(|error| error.to_string())?;
-                }
+                Step::Capture => living.write_captured(),
+                Step::Chore => living.do_chore(),
                 Step::Close => {
-                    member.close().map_err(|error| error.to_string())?;
-                    drop(member);
+                    living.close().map_err(|error| error.to_string())?;
                     let settings =
                         Settings { seed: settings.seed ^ (known.at as u64 + 1) << 50, ..settings };
-                    member = Stepped::boot(Arc::new(start.fs.clone()), &settings)
+                    living = Living::boot(start.fs, &settings)
                         .map_err(|error| format!("after a clean end: {error}"))?;
-                    member.turn(&mut |_| {}).map_err(|error| error.to_string())?;
                 }
                 Step::Pin => {
-                    member.pin(known.pins + 1).map_err(|error| error.to_string())?;
+                    living.meet(2 + known.pins)?;
                     known.pins += 1;
+                    start.mark(known);
                 }
                 Step::Bury => {
-                    known.dies = true;
+                    let peer = living.meet(2 + known.pins)?;
+                    (known.pins, known.dies) = (known.pins + 1, true);
                     start.mark(known);
-                    member.bury().map_err(|error| error.to_string())?;
+                    let refusal = peer.refusal_of_removed();
+                    if living.member().opened(peer.hello().from(), Lane::Bulk, Err(refusal)).is_ok()
+                    {
+                        return Err("it hears that it was removed, and goes on".into());
+                    }
+                    match living.end() {
+                        Err(Error::Removed(_)) => {}
+                        end => return Err(format!("it was removed, and ended: {end:?}")),
+                    }
                     known.is_buried = true;
                     start.mark(known);
                     return Ok(Lived::On);
                 }
             }
+            living.settle(&mut |_, _| {})?;
             known.at += 1;
             start.mark(known);
         }
-        self.check(&member, &known)?;
+        self.check(&living, &known)?;
         Ok(Lived::On)
     }
 }
 
-fn note(told: Told, applied: &mut usize) {
-    if let Told::Applied(n) = told {
-        *applied = n;
-    }
-}
-
 impl LoneLife {
+    /// Has commands written in one batch; `hear` is told of each that is answered.
+    fn write(
+        &self,
+        living: &mut Living,
+        commands: Vec<Bytes>,
+        hear: &mut dyn FnMut(),
+    ) -> Result<(), String> {
+        let (handle, deadline) = (living.member().handle(), living.deadline());
+        let offered = commands.into_iter().map(|data| handle.propose(data, deadline));
+        let offered: Result<VecDeque<_>, _> = offered.collect();
+        let mut waiting = offered.map_err(|refusal| refusal.to_string())?;
+        // One turn to commit them, and one to spare.
+        for _ in 0..4 {
+            living.turn(&mut |_, _| {})?;
+            while let Some(outcome) = waiting.front_mut().and_then(|first| first.try_wait()) {
+                let Outcome::Applied { .. } = outcome else {
+                    return Err(format!("a command's outcome is {outcome:?}"));
+                };
+                waiting.pop_front();
+                hear();
+            }
+        }
+        Ok(())
+    }
+
     /// The state is every command that was acknowledged, in order, and then some of those that were
     /// on their way.
-    fn check(&self, member: &Stepped, known: &Known) -> Result<(), String> {
+    fn check(&self, living: &Living, known: &Known) -> Result<(), String> {
         let found: Option<Vec<_>> =
-            member.state().values().map(|data| number(self, data)).collect();
+            living.state().values().map(|data| number(self, data)).collect();
         let Some(found) = found else { return Err("it holds what was never proposed".into()) };
         let n = found.len();
         if !found.iter().copied().eq(0..n) {
@@ -232,7 +254,7 @@ impl LoneLife {
                 "it holds {n} commands, {} were acknowledged and {} proposed; {:?}",
                 known.applied,
                 known.proposed,
-                member.cursors()
+                living.member().cursors()
             ));
         }
         Ok(())

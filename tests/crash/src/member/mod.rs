@@ -1,14 +1,15 @@
-//! Lives of whole members: directory, identity, log, snapshots and core, on a disk that crashes.
+//! Lives of whole members, as the simulation steps them, on a disk that crashes.
 //!
 //! - A [lone](LoneLife) member commits by itself, and takes and purges snapshots; it must know its
 //!   identity, its pins, its tombstone, and every command that it has said is applied, in order.
 //! - A [follower](FollowerLife) is told what to do by a leader: appends, overwritten ones too, votes
 //!   and snapshots; it must hold the entries that it has acknowledged, its term and its vote.
 //!
-//! What is acknowledged counts from the moment at which a message or an answer leaves. A start may be
+//! What is acknowledged counts from the sync before the message or the answer that says so. A start may be
 //! refused where a log's may be.
 
 mod follower;
+mod living;
 mod lone;
 
 pub use follower::FollowerLife;
