@@ -12,7 +12,9 @@
 //!  room ─────┘
 //! ```
 
+mod begin;
 mod core;
+mod ends;
 mod join;
 mod proposals;
 mod questions;
@@ -23,10 +25,8 @@ mod sinks;
 mod space;
 mod workers;
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -36,12 +36,15 @@ use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
 use slog::{Logger, error, info, warn};
 use wal::fs::{DiskFs, Fs, MemFs};
 
+pub(crate) use self::begin::{first_status, open_gate, peers, settings};
+use self::begin::{introduce, take_place};
 pub(crate) use self::core::Kept;
 #[cfg(feature = "simulation")]
 pub(crate) use self::core::write_captured;
 use self::core::{Answer, Ask, ChangeRequest, Core, Parts, Sending};
 pub(crate) use self::core::{Done, Task};
 pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
+use self::ends::{buried, end_by_refusal, last_copy, replacement, with_commands};
 #[cfg(feature = "simulation")]
 pub(crate) use self::join::{
     judged as join_judged, refused as join_refused, request as join_request,
@@ -51,15 +54,15 @@ pub(crate) use self::space::Look;
 use self::space::SpaceWatch;
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
-use crate::directory::{self, Directory, Recovered};
-use crate::identity::{self, Identity};
+use crate::directory::{self, Recovered};
+use crate::identity;
 use crate::membership::{
-    Asked, Book, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
+    Asked, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
 };
 use crate::metrics::Metrics;
 use crate::snapshot::Outgoing;
 use crate::status::{Shared, Status};
-use crate::transport::{Carrier, Frame, Gate, Inbound, LOST_DATA, Settings, Transport};
+use crate::transport::{Carrier, Frame, Gate, Inbound, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
 
 /// How many requests and how many frames one turn takes before raft's work is done: enough to
@@ -226,182 +229,9 @@ impl Node {
     }
 }
 
-/// Opens the data directory and binds the peer address; also gives this member's own URL. A
-/// directory that is empty is filled only once the address is bound; one that has been used says
-/// itself which address that is.
-fn take_place(
-    fs: &Arc<dyn Fs>,
-    config: &Config,
-    mut listener: Option<TcpListener>,
-    logger: &Logger,
-    stop: &AtomicBool,
-) -> Result<(Recovered, TcpListener, String), Error> {
-    let directory = Directory::inspect(Arc::clone(fs), config)?;
-    let own = config.founders.iter().find(|founder| founder.id == config.id);
-    let mut own_url = own.map(|founder| founder.url.clone()).unwrap_or_default();
-    if directory.is_empty() && listener.is_none() {
-        listener = Some(bind(config, &own_url)?);
-    }
-    let mut register = |identity: &Identity| join::register(config, identity, stop, logger);
-    let recovered = directory.open(config, &mut register, stop, logger)?;
-    if let Some(member) = recovered.latest.members.get(&config.id) {
-        own_url.clone_from(&member.url);
-    }
-    let listener = match listener {
-        Some(listener) => listener,
-        None => bind(config, &own_url)?,
-    };
-    Ok((recovered, listener, own_url))
-}
-
-/// Who may talk to this member, as far as its directory says; told before the first stranger is at
-/// the door.
-pub(crate) fn open_gate(
-    fs: &Arc<dyn Fs>,
-    config: &Config,
-    recovered: &Recovered,
-) -> Result<Arc<Gate>, Error> {
-    let Identity { node, incarnation, cluster } = recovered.identity;
-    let pins = directory::pins(config);
-    let gate = Arc::new(Gate::open(Arc::clone(fs), &pins, node, incarnation, cluster)?);
-    introduce(&recovered.latest, &gate);
-    Ok(gate)
-}
-
-/// What the transport is told.
-pub(crate) fn settings(config: &Config, own_url: String) -> Settings {
-    Settings {
-        peer_url: own_url,
-        client_url: config.client_url.clone(),
-        heartbeat_interval: config.heartbeat_interval,
-        election_timeout: config.election_timeout,
-        // Everything raft may have under way to one peer, and as much again of forwards.
-        bulk_queue_bytes: 2
-            * core::MAX_INFLIGHT_MESSAGES as u64
-            * config.max_entry_bytes.max(1 << 20),
-        max_entry_bytes: config.max_entry_bytes,
-    }
-}
-
-/// What others may know before the first turn.
-pub(crate) fn first_status(config: &Config, recovered: &Recovered) -> Arc<Shared> {
-    let status = Status {
-        id: config.id,
-        cluster_id: recovered.identity.cluster,
-        book: recovered.latest.clone(),
-        client_urls: [(config.id, config.client_url.clone())].into(),
-        // Before the first turn somebody may ask for an index that the log has.
-        last_index: recovered.storage.wal().last_index(),
-        ..Status::default()
-    };
-    let shared = Arc::new(Shared::new(status));
-    if !config.in_memory {
-        shared.space.set_min(config.min_free_bytes);
-    }
-    shared
-}
-
-/// Listens on the configured address, or on the host and port of this member's own URL.
-fn bind(config: &Config, own_url: &str) -> Result<TcpListener, Error> {
-    if let Some(address) = config.peer_listen {
-        let failed = |source| Error::Listen { address: address.to_string(), source };
-        return TcpListener::bind(address).map_err(failed);
-    }
-    if own_url.is_empty() {
-        return Err(Error::Config(format!(
-            "member {} has joined but has not been sent a snapshot yet: start it with the \
-             --cluster that it joined with",
-            config.id
-        )));
-    }
-    let address = own_url.trim_start_matches("http://").to_owned();
-    TcpListener::bind(&*address).map_err(|source| Error::Listen { address, source })
-}
-
 fn panic_text(panic: &(dyn std::any::Any + std::marker::Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
-}
-
-/// Adds to the last words of a member that lost its data what to do about it.
-fn replacement<'a>(
-    error: Error,
-    id: u64,
-    members: impl Iterator<Item = (u64, &'a str)>,
-    client_urls: &BTreeMap<u64, String>,
-) -> Error {
-    let (what, kind): (_, fn(String) -> Error) = match error {
-        Error::LostData(what) => (what, Error::LostData),
-        Error::Wiped(what) => (what, Error::Wiped),
-        other => return other,
-    };
-    let others: Vec<String> = members
-        .filter(|(member, _)| *member != id)
-        .map(|(member, url)| format!("{member}={url}"))
-        .collect();
-    let mut urls = client_urls.iter().filter(|(member, url)| **member != id && !url.is_empty());
-    let any = urls.next().map_or("http://CLIENT-URL-OF-A-MEMBER", |(_, url)| url);
-    kind(format!(
-        "{what}\nIf member {id} runs elsewhere, leave it alone and choose another --id. If its disk is \
-         lost, replace it with these two commands, under an id that was never used:\n  \
-         curl -X DELETE {any}/_members/{id}\n  \
-         raftexample --join --id NEW --cluster NEW=http://HOST:PORT,{}",
-        others.join(",")
-    ))
-}
-
-/// The same for one that did not get so far as to know the others. A tombstone has its commands.
-fn with_commands(error: Error, config: &Config) -> Error {
-    if !matches!(error, Error::Wiped(_)) {
-        return error;
-    }
-    let members = config.founders.iter().map(|founder| (founder.id, &*founder.url));
-    replacement(error, config.id, members, &BTreeMap::new())
-}
-
-/// How a peer's refusal ends this member, if it does. That it lost data ends it for good, and so
-/// takes a member's word, as it does where raft's messages show it: whoever has a stream open here
-/// is dialled, and may answer anything.
-fn end_by_refusal(status: u16, message: &str, is_member: bool) -> Option<Error> {
-    match status {
-        410 => Some(Error::Removed(message.to_owned())),
-        403 if message.starts_with(LOST_DATA) => {
-            is_member.then(|| Error::LostData(message.to_owned()))
-        }
-        403 => Some(Error::Wiped(message.to_owned())),
-        _ => None,
-    }
-}
-
-/// An end that holds for the next start too is written down. Where that fails, a member that lost
-/// data is told so all the same: the next start may find nobody who could prove it.
-fn buried(fs: &dyn Fs, config: &Config, end: Error) -> Error {
-    match (directory::bury(fs, config, &end), end) {
-        (Ok(()), end) => end,
-        (Err(error), Error::LostData(what)) => Error::LostData(format!(
-            "{what}\nThis could not be written down ({error}), and the next start may not find out: \
-             do not start this member again"
-        )),
-        // The node is running: this is no failed start.
-        (Err(error), _) => Error::Disk(error.to_string()),
-    }
-}
-
-/// What to do with a member that holds what its cluster has lost, and how far its log could be
-/// closed.
-fn last_copy(what: &str, data_dir: &Path, closed: Result<(), Error>) -> Error {
-    let unclosed = closed.err().map_or_else(String::new, |error| {
-        format!(
-            ". What is committed here could not be written down ({error}), and the next start may \
-             not find out: do not start this member again"
-        )
-    });
-    Error::ClusterLost(format!(
-        "this member holds entries the leader lacks; keep {}, stop the others: {what}. Members were \
-         started without what they had acknowledged, and led each other. This directory may be the \
-         only copy: bring those of the others back before any is started again{unclosed}",
-        data_dir.display()
-    ))
 }
 
 /// Reads what another member, or one that wants to be one, asks for.
@@ -432,21 +262,6 @@ impl From<channel::ChangeRequest> for ChangeRequest {
             answer: Box::new(move |changed| request.answer(changed)),
         }
     }
-}
-
-/// Tells the gate who is who.
-fn introduce(book: &Book, gate: &Gate) {
-    let members = book.members.iter().map(|(id, member)| (*id, member.incarnation)).collect();
-    gate.set_book(members, book.removed.clone());
-}
-
-/// Whom this member is to dial. One that joined and was not sent its first snapshot has no book:
-/// it asks those it was told of, who may have removed it meanwhile.
-pub(crate) fn peers(book: &Book, config: &Config) -> Vec<(u64, String)> {
-    let named = config.founders.iter().map(|founder| (founder.id, founder.url.clone()));
-    let members = book.members.iter().map(|(id, member)| (*id, member.url.clone()));
-    let all: Vec<_> = if book.members.is_empty() { named.collect() } else { members.collect() };
-    all.into_iter().filter(|(id, _)| *id != config.id).collect()
 }
 
 /// Why the loop takes no new work, and until when it waits for the old.

@@ -68,7 +68,8 @@ impl StateMachine for Commands {
     type Error = Infallible;
 
     fn apply(&mut self, command: Command<'_>) -> Result<(), Infallible> {
-        self.0.insert(command.index, command.data.clone());
+        let before = self.0.insert(command.index, command.data.clone());
+        assert!(before.is_none(), "index {} is applied twice", command.index);
         Ok(())
     }
 
