@@ -525,6 +525,7 @@ impl Core {
     /// A peer's head was checked: it is who it says it is.
     pub(crate) fn met(&mut self, peer: u64, incarnation: u128) {
         self.pins.insert(peer, incarnation);
+        self.snapshots.met(peer);
         if let Some(founding) = &mut self.founding {
             founding.met.insert(peer);
         }

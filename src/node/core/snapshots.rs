@@ -39,6 +39,10 @@ use crate::snapshot::{self, Failure, Header, Received, SnapshotFile};
 /// Ticks between a snapshot that failed and the next try.
 const RETRY_TICKS: u64 = 1000;
 
+/// A peer that refuses one snapshot after the other is left alone for one election timeout, then for
+/// two, and in the end for so many: raft alone would send it the whole file with every heartbeat.
+const MAX_PAUSE_TIMEOUTS: u64 = 8;
+
 /// A snapshot file that the log vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -132,6 +136,9 @@ pub(super) struct Snapshots {
     to_send: Vec<Sending>,
     /// Peers to whom a snapshot cannot be sent now, though raft wants it.
     unsendable: Vec<u64>,
+    /// Whose last one was not delivered: the tick before which no other goes, and behind how many
+    /// election timeouts the next one waits should that fail too.
+    undelivered: BTreeMap<u64, (u64, u64)>,
     /// The file that belongs to the snapshot in raft's hands.
     received: Option<Received>,
     is_deleting: bool,
@@ -171,6 +178,7 @@ impl Snapshots {
             delivered: BTreeSet::new(),
             to_send: Vec::new(),
             unsendable: Vec::new(),
+            undelivered: BTreeMap::new(),
             received: None,
             is_deleting: false,
             tasks: Vec::new(),
@@ -181,6 +189,11 @@ impl Snapshots {
     /// Nobody waits for a snapshot.
     pub(super) fn is_idle(&self) -> bool {
         self.wishes.is_empty()
+    }
+
+    /// It may have started again since it refused what it was sent, with room on its disk.
+    pub(super) fn met(&mut self, peer: u64) {
+        self.undelivered.remove(&peer);
     }
 
     pub(super) fn published(&mut self, bytes: u64) {
@@ -443,7 +456,8 @@ impl Core {
     fn forget_delivered(&mut self) {
         let (live, progress) = (self.live(), self.raw.raft.prs());
         let leads = self.raw.raft.state == StateRole::Leader;
-        let Snapshots { sending, delivered, .. } = &mut self.snapshots;
+        let Snapshots { sending, delivered, undelivered, .. } = &mut self.snapshots;
+        undelivered.retain(|peer, _| progress.get(*peer).is_some());
         delivered.retain(|peer| {
             let matched = progress.get(*peer).map_or(0, |progress| progress.matched);
             let waits = sending.get(peer).is_some_and(|index| matched < *index);
@@ -460,8 +474,10 @@ impl Core {
         let (to, index) = (message.to, message.get_snapshot().get_metadata().index);
         let is_moving =
             self.snapshots.sending.contains_key(&to) && !self.snapshots.delivered.contains(&to);
-        if is_moving {
-            // One of an earlier leadership: it holds on to its file until it has arrived (B3).
+        let failed = self.snapshots.undelivered.get(&to);
+        if is_moving || failed.is_some_and(|(until, _)| self.ticks < *until) {
+            // One of an earlier leadership holds on to its file until it has arrived (B3). And who
+            // just refused one, its disk being full, would refuse the next.
             self.snapshots.unsendable.push(to);
             return;
         }
@@ -504,8 +520,12 @@ impl Core {
         self.metrics.snapshot_sent(result);
         if result.is_ok() {
             self.snapshots.delivered.insert(to);
+            self.snapshots.undelivered.remove(&to);
         } else {
             self.snapshots.sending.remove(&to);
+            let (until, again) = self.snapshots.undelivered.entry(to).or_default();
+            *until = self.ticks + self.election_ticks * *again;
+            *again = (2 * *again).clamp(1, MAX_PAUSE_TIMEOUTS);
         }
         self.raw.report_snapshot(to, status);
         self.snapshots.purge();

@@ -79,6 +79,39 @@ fn a_member_behind_the_log_gets_a_snapshot() {
     assert_eq!(cluster.member(follower).log.len(), 2000);
 }
 
+/// Found by the histories: a member whose disk was full refused the snapshot that it needed, and was
+/// sent the whole file again with every heartbeat, a hundred times a second.
+#[test]
+fn a_refused_snapshot_is_not_sent_with_every_heartbeat() {
+    let mut cluster = Cluster::with(taking(50), 22);
+    let leader = cluster.elect();
+    let follower = cluster.follower();
+    cluster.cut.insert(follower);
+    cluster.ticks(200);
+    cluster.write(leader, 2000);
+    cluster.cut.clear();
+    let mut sent = Vec::new();
+    for tick in 0..3_000 {
+        cluster.now += Duration::from_millis(10);
+        for id in 1..=3 {
+            cluster.turn(id, true).unwrap();
+        }
+        while let Some((from, to, wire)) = cluster.network.pop_front() {
+            if let Wire::Snapshot(..) = wire {
+                sent.push(tick);
+                cluster.lost(from, to, wire);
+            } else {
+                cluster.deliver(from, to, wire).unwrap();
+            }
+        }
+    }
+    // Twice, and then after pauses of 1, 2, 4 and 8 s, each at the heartbeat after that.
+    assert!((6..=8).contains(&sent.len()), "sent at ticks {sent:?}");
+    // Nor is it forgotten.
+    cluster.ticks(1_000);
+    assert_eq!(cluster.member(follower).log.len(), 2000);
+}
+
 /// B3 and N5: files that must stay because they are on their way to peers do not cost the newest
 /// one its place: the log vouches for that one.
 #[test]
