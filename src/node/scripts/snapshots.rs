@@ -60,16 +60,39 @@ fn a_wish_is_fulfilled() {
     }
 }
 
-/// A member that missed what the others have let go of is sent a snapshot, and then the log.
-#[test]
-fn a_member_behind_the_log_gets_a_snapshot() {
-    let mut cluster = Cluster::with(taking(50), 3);
+/// A cluster, its leader, and a member that needs a snapshot from now on.
+fn one_behind(recipe: Recipe, seed: u64) -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::with(recipe, seed);
     let leader = cluster.elect();
     let follower = cluster.follower();
     cluster.cut.insert(follower);
     cluster.ticks(200);
     cluster.write(leader, 2000);
     cluster.cut.clear();
+    (cluster, leader, follower)
+}
+
+/// A tick in which everything arrives but the snapshots that are sent: those are given back.
+fn tick_but_for_snapshots(cluster: &mut Cluster) -> Vec<(u64, u64, Wire)> {
+    let mut held = Vec::new();
+    cluster.now += Duration::from_millis(10);
+    for id in 1..=3 {
+        cluster.turn(id, true).unwrap();
+    }
+    while let Some((from, to, wire)) = cluster.network.pop_front() {
+        if let Wire::Snapshot(..) = wire {
+            held.push((from, to, wire));
+        } else {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+    }
+    held
+}
+
+/// A member that missed what the others have let go of is sent a snapshot, and then the log.
+#[test]
+fn a_member_behind_the_log_gets_a_snapshot() {
+    let (mut cluster, _, follower) = one_behind(taking(50), 3);
     cluster.ticks(200);
     let member = cluster.member(follower);
     assert_eq!((member.log.len(), member.n_restored), (2000, 2));
@@ -83,26 +106,12 @@ fn a_member_behind_the_log_gets_a_snapshot() {
 /// sent the whole file again with every heartbeat, a hundred times a second.
 #[test]
 fn a_refused_snapshot_is_not_sent_with_every_heartbeat() {
-    let mut cluster = Cluster::with(taking(50), 22);
-    let leader = cluster.elect();
-    let follower = cluster.follower();
-    cluster.cut.insert(follower);
-    cluster.ticks(200);
-    cluster.write(leader, 2000);
-    cluster.cut.clear();
+    let (mut cluster, _, follower) = one_behind(taking(50), 22);
     let mut sent = Vec::new();
     for tick in 0..3_000 {
-        cluster.now += Duration::from_millis(10);
-        for id in 1..=3 {
-            cluster.turn(id, true).unwrap();
-        }
-        while let Some((from, to, wire)) = cluster.network.pop_front() {
-            if let Wire::Snapshot(..) = wire {
-                sent.push(tick);
-                cluster.lost(from, to, wire);
-            } else {
-                cluster.deliver(from, to, wire).unwrap();
-            }
+        for (from, to, wire) in tick_but_for_snapshots(&mut cluster) {
+            sent.push(tick);
+            cluster.lost(from, to, wire);
         }
     }
     // Twice, and then after pauses of 1, 2, 4 and 8 s, each at the heartbeat after that.
@@ -118,27 +127,11 @@ fn a_refused_snapshot_is_not_sent_with_every_heartbeat() {
 fn the_newest_snapshot_is_never_purged() {
     let mut recipe = taking(50);
     recipe.policy.keep = 1;
-    let mut cluster = Cluster::with(recipe, 21);
-    let leader = cluster.elect();
-    let follower = cluster.follower();
-    cluster.cut.insert(follower);
-    cluster.ticks(200);
-    cluster.write(leader, 2000);
-    cluster.cut.clear();
+    let (mut cluster, leader, _) = one_behind(recipe, 21);
     // The follower is offered a snapshot, which then moves slowly.
     let mut moving = Vec::new();
     for _ in 0..300 {
-        cluster.now += Duration::from_millis(10);
-        for id in 1..=3 {
-            cluster.turn(id, true).unwrap();
-        }
-        while let Some((from, to, wire)) = cluster.network.pop_front() {
-            if let Wire::Snapshot(..) = wire {
-                moving.push((from, to, wire));
-            } else {
-                cluster.deliver(from, to, wire).unwrap();
-            }
-        }
+        moving.extend(tick_but_for_snapshots(&mut cluster));
     }
     assert_eq!(moving.len(), 1);
     for _ in 0..200 {
