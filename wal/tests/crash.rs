@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Hands, Model, Random, Step, create, deferred, installed, models, open, script, take};
+use common::{Hands, Model, Random, Step, create, deferred, installed, open, script, take};
 use wal::{
     Error, Wal,
     fs::{Fault, Loss, MemFs, Op},
@@ -48,7 +48,7 @@ fn count_operations(fs: &MemFs, steps: &[Step], models: &[Model], least: Option<
 
 /// Whatever point power fails at, and again while that is repaired, nothing acknowledged is lost.
 fn try_every_pair_of_crash_points(steps: &[Step]) {
-    let models = models(steps);
+    let models = Model::through(steps);
     let mut random = Random::from_env();
     let n = count_operations(&MemFs::new(), steps, &models, None);
     let mut n_states = 0;
@@ -99,7 +99,7 @@ fn every_pair_of_crash_points_keeps_an_installed_snapshot() {
 #[test]
 fn what_a_dead_process_left_in_the_cache_is_not_built_upon() {
     for steps in [script(), deferred(), installed()] {
-        let models = models(&steps);
+        let models = Model::through(&steps);
         let n = count_operations(&MemFs::new(), &steps, &models, None);
         let (mut n_states, mut random) = (0, Random::from_env());
         for fault in [Fault::Stop, Fault::Error(5)] {
@@ -133,7 +133,7 @@ fn what_a_dead_process_left_in_the_cache_is_not_built_upon() {
 #[test]
 fn garbage_in_unsynced_sectors_is_refused_or_cut_off() {
     let steps = script();
-    let models = models(&steps);
+    let models = Model::through(&steps);
     let mut random = Random::from_env();
     let n = count_operations(&MemFs::new(), &steps, &models, None);
     let (mut opened, mut refused) = (0, 0);
@@ -162,7 +162,7 @@ fn garbage_in_unsynced_sectors_is_refused_or_cut_off() {
 #[test]
 fn a_batch_whose_sync_failed_is_not_taken_from_the_cache() {
     let steps = script();
-    let models = models(&steps);
+    let models = Model::through(&steps);
     let fs = MemFs::new();
     let mut wal = create(&fs).unwrap();
     fs.inject(Op::Sync, 0, Fault::Error(5));
@@ -179,7 +179,7 @@ fn a_batch_whose_sync_failed_is_not_taken_from_the_cache() {
 #[test]
 fn what_open_returns_survives_the_next_crash() {
     let steps = script();
-    let models = models(&steps);
+    let models = Model::through(&steps);
     let fs = MemFs::new();
     let mut wal = create(&fs).unwrap();
     fs.inject(Op::Sync, 0, Fault::Stop);

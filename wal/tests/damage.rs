@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{DIR, Model, Step, create, entry, models, open, save, script, take};
+use common::{DIR, Model, Step, create, entry, open, save, script, take};
 use wal::{
     Error,
     fs::{Access, Fs, Loss, MemFs, read_file},
@@ -26,7 +26,7 @@ impl Log {
         let mut segments: Vec<_> =
             fs.list(Path::new(DIR)).unwrap().iter().map(|name| Path::new(DIR).join(name)).collect();
         segments.sort();
-        Log { fs, models: models(steps), segments }
+        Log { fs, models: Model::through(steps), segments }
     }
 
     fn last(&self) -> &Path {

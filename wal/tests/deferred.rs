@@ -9,7 +9,7 @@ use std::{
     thread::{self, ScopedJoinHandle},
 };
 
-use common::{DIR, Hands, Model, OPTIONS, Random, Step, create, entry, models, open, save, take};
+use common::{DIR, Hands, Model, OPTIONS, Random, Step, create, entry, open, save, take};
 use wal::{
     Doomed, Error, Preparation, Prepared, Wal,
     fs::{DiskFs, Fault, Fs, Loss, MemFs, Op},
@@ -245,7 +245,7 @@ fn threads_that_prepare_and_delete_do_not_disturb_the_log() {
             save(marker, [entry(index, 1, 1000)], Some((1, 0, index)))
         })
         .collect();
-    let models = models(&steps);
+    let models = Model::through(&steps);
     let mut random = Random::from_env();
     for stop in (0..).step_by(3) {
         let fs = MemFs::new();

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Hands, OPTIONS, Step, deferred, models, script};
+use common::{Hands, Model, OPTIONS, Step, deferred, script};
 use wal::{
     Batch, Error, Wal,
     fs::{DiskFs, Fs, LockError, MemFs, read_file, write_file_durably},
@@ -22,7 +22,7 @@ fn live(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("wal");
     let fs = Arc::new(DiskFs);
-    let models = models(&steps);
+    let models = Model::through(&steps);
     assert!(!Wal::exists(&*fs, &dir).unwrap());
     let mut first = Batch::new();
     first.set_marker(models[0].marker.unwrap());

@@ -9,7 +9,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{DIR, create, models, open, script, take};
+use common::{DIR, Model, create, open, script, take};
 use wal::fs::{Access, DiskFs, Fs, MemFs, read_file};
 
 const MAX: u64 = 1 << 20;
@@ -64,5 +64,5 @@ fn the_golden_log_is_read() {
     }
     let (wal, opened) = open(&fs).unwrap();
     assert_eq!(opened, wal::Opened::default());
-    assert!(models(&script()[..6])[6].is(&wal), "{wal:?}");
+    assert!(Model::through(&script()[..6])[6].is(&wal), "{wal:?}");
 }

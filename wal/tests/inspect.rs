@@ -8,9 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{
-    DIR, Model, Step, create, deferred, entry, installed, models, open, save, script, take,
-};
+use common::{DIR, Model, Step, create, deferred, entry, installed, open, save, script, take};
 use wal::{
     Entry, Error, HardState, Marker, Torn,
     fs::{Access, DiskFs, Fs, LockError, Loss, MemFs, Op, read_file},
@@ -125,7 +123,7 @@ impl Log {
             take(&mut wal, step).unwrap();
             ends.push(end(&fs));
         }
-        Log { fs, models: models(steps), ends }
+        Log { fs, models: Model::through(steps), ends }
     }
 
     fn copy(&self) -> MemFs {
@@ -255,7 +253,7 @@ fn vanished_and_strange_files_are_judged_as_by_opening() {
 #[test]
 fn what_a_crash_leaves_is_judged_as_by_opening() {
     for steps in [script(), deferred(), installed()] {
-        let models = models(&steps);
+        let models = Model::through(&steps);
         let mut counts = std::collections::BTreeMap::new();
         for at in 0.. {
             let fs = MemFs::new();

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{DIR, Hands, create, deferred, models, open};
+use common::{DIR, Hands, Model, create, deferred, open};
 use wal::fs::{Access, Fs, Loss, MemFs};
 
 fn both() -> [MemFs; 2] {
@@ -80,7 +80,7 @@ fn a_removed_file_is_gone_with_its_last_user() {
 fn a_log_lives_in_volatile_memory() {
     let fs = MemFs::volatile();
     let steps = deferred();
-    let models = models(&steps);
+    let models = Model::through(&steps);
     let mut wal = create(&fs).unwrap();
     let mut hands = Hands::default();
     for (step, model) in steps.iter().zip(&models[1..]) {

@@ -122,7 +122,7 @@ fn every_failed_operation_latches() {
     const EIO: i32 = 5;
     const ENOSPC: i32 = 28;
     let steps = script();
-    let models = common::models(&steps);
+    let models = Model::through(&steps);
     let mut n_latched = 0;
     for (op, code) in [
         (Op::Write, EIO),
@@ -157,7 +157,7 @@ fn every_failed_operation_latches() {
 #[test]
 fn a_short_write_is_completed() {
     let steps = script();
-    let models = common::models(&steps);
+    let models = Model::through(&steps);
     for nth in 0.. {
         let fs = MemFs::new();
         let mut wal = create(&fs).unwrap();

@@ -8,16 +8,14 @@
 //! are not supposed to do either. In the second case the log may also have lost its newest batch,
 //! which looks torn, and nothing else.
 
-mod model;
 mod script;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use wal::{Batch, Doomed, Error, Options, Prepared, Wal};
+use model::{Hands, Model, Step, steps};
+use wal::{Error, Options, Wal};
 
-use self::model::Model;
-use self::script::Step;
 use crate::explore::{Life, Lived, Start};
 
 const DIR: &str = "/wal";
@@ -51,7 +49,7 @@ impl LogLife {
             // Small segments, of which several go at once.
             return Self::of(segment_bytes, script::releasing, n_steps.max(7), seed);
         }
-        Self::of(segment_bytes, |random, model, _| script::any(random, model), n_steps, seed)
+        Self::of(segment_bytes, |random, model, _| steps::any(random, model), n_steps, seed)
     }
 
     fn of(
@@ -168,43 +166,4 @@ impl Life for LogLife {
 /// Whether the disk did to a segment what disks are not supposed to do.
 pub(crate) fn may_refuse(garbage: &[String]) -> bool {
     garbage.iter().any(|name| name.ends_with(".wal"))
-}
-
-/// What the log has handed out. A crash empties them.
-#[derive(Default)]
-struct Hands {
-    doomed: Option<Doomed>,
-    prepared: Option<Prepared>,
-}
-
-impl Hands {
-    fn take(&mut self, wal: &mut Wal, step: &Step) -> Result<(), Error> {
-        match step {
-            Step::Save { marker, entries, hard_state } => {
-                let mut batch = Batch::new();
-                for entry in entries {
-                    let parts = entry.payload.split_at(entry.payload.len() / 2);
-                    let parts = [parts.0, parts.1];
-                    batch.push_entry(entry.index, entry.term, entry.is_conf_change, &parts);
-                }
-                marker.iter().for_each(|marker| batch.set_marker(*marker));
-                hard_state.iter().for_each(|state| batch.set_hard_state(*state));
-                wal.save(&mut batch)?;
-            }
-            Step::Release(through) => {
-                wal.release(*through)?.map(Doomed::delete).transpose()?;
-            }
-            Step::Forget(through) => self.doomed = wal.release(*through)?,
-            Step::Delete => {
-                self.doomed.take().map(Doomed::delete).transpose()?;
-            }
-            Step::Prepare => {
-                if let Some(preparation) = wal.wants_segment() {
-                    self.prepared = Some(preparation.run()?);
-                }
-            }
-            Step::Supply => self.prepared.take().into_iter().for_each(|file| wal.supply(file)),
-        }
-        Ok(())
-    }
 }
