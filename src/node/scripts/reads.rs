@@ -132,3 +132,27 @@ fn an_answer_that_comes_twice_confirms_nothing() {
     cluster.ticks(300);
     assert!(answered(&mut stale).is_some_and(|index| index >= written));
 }
+
+/// What is committed is seen by a read only once the state machine has it: a confirmed read waits for
+/// its own member's consumer, however far the others are.
+#[test]
+fn a_confirmed_read_waits_for_its_own_state_machine() {
+    let mut cluster = cluster();
+    let leader = cluster.elect();
+    let slow = cluster.follower();
+    write(&mut cluster, leader, "first");
+    cluster.tick();
+    cluster.settle();
+    cluster.member(slow).consumes = false;
+    let written = write(&mut cluster, leader, "second");
+    cluster.tick();
+    cluster.settle();
+
+    let mut read = cluster.read(slow, Consistency::Linearizable);
+    cluster.settle();
+    assert!(cluster.member(slow).shared.status().commit_index >= written);
+    assert_eq!(answered(&mut read), None, "a read of what was not applied");
+    cluster.member(slow).consumes = true;
+    cluster.settle();
+    assert!(answered(&mut read).is_some_and(|index| index >= written));
+}

@@ -120,13 +120,19 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
 
         LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
-        LeaseReads => vec![CLUSTERS],
+        LeaseReads => vec![
+            MORE_CLUSTERS,
+            script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
+        ],
         ReusedContexts => vec![
             CLUSTERS,
             script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
             script("node::scripts::reads::an_answer_that_comes_twice_confirms_nothing"),
         ],
-        UnappliedReads => vec![CLUSTERS, TRIAL],
+        UnappliedReads => vec![
+            CLUSTERS,
+            script("node::scripts::reads::a_confirmed_read_waits_for_its_own_state_machine"),
+        ],
         EarlyLeaderReads => {
             vec![script("node::scripts::leading::a_new_leader_keeps_questions_until_it_can_answer")]
         }
