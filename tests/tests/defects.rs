@@ -36,7 +36,7 @@ fn early_acknowledgements_are_found() {
 fn a_trial_is_linearizable() {
     let defect = std::env::var("RAFTEXAMPLE_DEFECT").unwrap_or_default();
     let seed = Rng::seed_from_env(SEED);
-    for round in 0..2 {
+    for round in 0..MAX_ROUNDS {
         let trial = trial::run(LENGTH, Some(defect.clone().leak()), seed + round);
         say(&format!("{SEED}={}: {trial}", seed + round));
         match trial.verdict {
