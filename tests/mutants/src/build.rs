@@ -14,7 +14,8 @@ const FEATURES: &str = "wal/defects,raftnode/defects,raftexample/defects,crash/d
 /// The programs that campaigns run.
 const BINARIES: [&str; 3] = ["crash", "simulate", "raftexample-defects"];
 
-/// What an executable is to cargo: a kind of target, and its name.
+/// What an executable is to cargo: a kind of target, and its name; a test's is its source's path in
+/// the workspace, for two packages may each have one of the same name.
 type Target = (String, String);
 
 /// Executables by what they are made of.
@@ -69,10 +70,10 @@ impl Built {
         if !output.status.success() {
             return Err(io::Error::other(format!("cargo {}: {}", action[0], output.status)));
         }
-        Ok(Self::from_messages(&String::from_utf8_lossy(&output.stdout)))
+        Ok(Self::from_messages(workspace, &String::from_utf8_lossy(&output.stdout)))
     }
 
-    fn from_messages(messages: &str) -> Self {
+    fn from_messages(workspace: &Path, messages: &str) -> Self {
         let executables = messages
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
@@ -80,10 +81,13 @@ impl Built {
                 let path = PathBuf::from(message["executable"].as_str()?);
                 let target = &message["target"];
                 let kind = target["kind"][0].as_str()?.to_owned();
-                let name = target["name"].as_str()?.to_owned();
+                let source =
+                    Path::new(target["src_path"].as_str()?).strip_prefix(workspace).ok()?;
+                let name =
+                    if kind == "test" { source.to_str()? } else { target["name"].as_str()? };
                 // A binary's own unit tests are not the binary.
                 let is_harness = message["profile"]["test"].as_bool()?;
-                (kind != "bin" || !is_harness).then_some(((kind, name), path))
+                (kind != "bin" || !is_harness).then_some(((kind, name.to_owned()), path))
             })
             .collect();
         Self { executables }
@@ -94,9 +98,9 @@ impl Built {
         self.get("lib", library)
     }
 
-    /// A test executable.
-    pub fn test(&self, name: &str) -> Option<&Path> {
-        self.get("test", name)
+    /// A test executable, by its source's path in the workspace.
+    pub fn test(&self, source: &str) -> Option<&Path> {
+        self.get("test", source)
     }
 
     /// A program.

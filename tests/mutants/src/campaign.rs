@@ -15,7 +15,7 @@ const SEED: &str = "1";
 pub enum Campaign {
     /// A test of a library's own, by its path.
     Unit(&'static str, &'static str),
-    /// A test of a test executable, by its path.
+    /// A test of a test executable, whose source is at this path in the workspace, by its own path.
     Test(&'static str, &'static str),
     /// Whole members on one thread.
     Simulate {

@@ -12,11 +12,11 @@ const MORE_CLUSTERS: Campaign = simulate(45);
 const CHANCE: Campaign = raftnode("node::scripts::chance::whatever_happens_what_is_told_is_true");
 /// A process that died between writing and syncing, and power that fails after its successor began.
 const DEAD_PROCESS: Campaign =
-    log("crash", "what_a_dead_process_left_in_the_cache_is_not_built_upon");
+    log("wal/tests/crash.rs", "what_a_dead_process_left_in_the_cache_is_not_built_upon");
 /// Power failures in the lives of logs and of whole members.
 const STATES: Campaign = Campaign::Crash { states: 20_000 };
 /// Real processes under faults, their clients' history checked.
-const TRIAL: Campaign = Test("defects", "a_trial_is_linearizable");
+const TRIAL: Campaign = Test("tests/tests/defects.rs", "a_trial_is_linearizable");
 /// Every message that raft must not see.
 const WALL: Campaign = raftnode("vet::rows::the_wall_stops_every_row");
 /// Random commands, beside a model of the store.
@@ -46,23 +46,33 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
     match defect {
         SkipSync => vec![STATES, CLUSTERS],
         RetrySync => {
-            vec![CLUSTERS, log("crash", "a_batch_whose_sync_failed_is_not_taken_from_the_cache")]
+            vec![
+                CLUSTERS,
+                log("wal/tests/crash.rs", "a_batch_whose_sync_failed_is_not_taken_from_the_cache"),
+            ]
         }
-        Unlatched => vec![log("model", "every_failed_operation_latches")],
+        Unlatched => vec![log("wal/tests/model.rs", "every_failed_operation_latches")],
         SkipDirSync => vec![STATES, CLUSTERS],
         SkipSealSync => vec![STATES, CLUSTERS],
         NoHeadState => vec![STATES, CLUSTERS],
         PiecemealRelease => vec![STATES],
         TruncateOnDamage => {
-            vec![log("damage", "every_flipped_byte_is_refused_or_costs_the_last_batch_alone")]
+            vec![log(
+                "wal/tests/damage.rs",
+                "every_flipped_byte_is_refused_or_costs_the_last_batch_alone",
+            )]
         }
         KeepTornBytes => vec![STATES],
-        BelieveCache => vec![CLUSTERS, log("crash", "what_open_returns_survives_the_next_crash")],
+        BelieveCache => {
+            vec![CLUSTERS, log("wal/tests/crash.rs", "what_open_returns_survives_the_next_crash")]
+        }
         BelieveSeal => vec![DEAD_PROCESS],
         BelieveNames => vec![DEAD_PROCESS],
-        UnverifiedReads => vec![log("model", "an_entry_that_changed_on_disk_is_not_returned")],
-        ForeignLog => vec![log("damage", "foreign_segments_are_named_as_such")],
-        NoLock => vec![log("disk", "whole_files_and_locks")],
+        UnverifiedReads => {
+            vec![log("wal/tests/model.rs", "an_entry_that_changed_on_disk_is_not_returned")]
+        }
+        ForeignLog => vec![log("wal/tests/damage.rs", "foreign_segments_are_named_as_such")],
+        NoLock => vec![log("wal/tests/disk.rs", "whole_files_and_locks")],
 
         DropHardState => vec![CLUSTERS],
         IgnoreSaveError => {

@@ -34,10 +34,10 @@ fn the_campaigns_of_the_log_find_its_defects() {
 fn what_is_no_campaign_finds_nothing() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let built = Built::of_the_log(workspace).unwrap();
-    let gone = Campaign::Test("model", "no_such_test");
+    let gone = Campaign::Test("wal/tests/model.rs", "no_such_test");
     let found = run(&built, gone, Some(Defect::SkipSync), LIMIT).unwrap();
     assert!(found.end == End::Absent && !found.is_good(), "{found:?}");
-    let unrelated = Campaign::Test("damage", "foreign_segments_are_named_as_such");
+    let unrelated = Campaign::Test("wal/tests/damage.rs", "foreign_segments_are_named_as_such");
     let found = run(&built, unrelated, Some(Defect::RetrySync), LIMIT).unwrap();
     assert!(found.end == End::Passed && !found.is_good(), "{found:?}");
     assert!(run(&built, Campaign::Unit("no-such-package", "x"), None, LIMIT).is_err());
