@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::ledger::Resolved;
+use crate::ledger::{Compared, Resolved};
 use crate::nemesis::{ALL, Deck, Done, Kind};
 use crate::recorder::Load;
 use crate::round::{self, Report, Setup};
@@ -60,6 +60,7 @@ pub struct Summary {
     n_refused: usize,
     n_unknown: usize,
     resolved: Resolved,
+    compared: Compared,
     under_faults: Duration,
     lasted: Duration,
 }
@@ -146,6 +147,7 @@ impl Summary {
         self.n_refused += report.tally.n_refused;
         self.n_unknown += report.tally.n_unknown;
         self.resolved.add(report.resolved);
+        self.compared.add(report.compared);
         self.done.add(&report.done);
         self.under_faults += report.lasted;
         self.violations.extend(report.failures);
@@ -175,7 +177,6 @@ impl fmt::Display for Summary {
         for kind in ALL {
             writeln!(f, "{kind:<24} {:>5}", self.done.of(kind))?;
         }
-        let Resolved { n_found, n_absent, n_open } = self.resolved;
         writeln!(
             f,
             "{} rounds in {:.0} s; {} operations decided, {:.0} per second of faults",
@@ -186,9 +187,8 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "{} refused or never happened, {} open; of the outcomes that clients never heard \
-             {n_found} took effect, {n_absent} never happened, {n_open} cannot be told",
-            self.n_refused, self.n_unknown
+            "{} refused or never happened, {} open; {}; {}",
+            self.n_refused, self.n_unknown, self.compared, self.resolved
         )?;
         self.shortcomings
             .iter()

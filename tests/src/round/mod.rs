@@ -5,7 +5,7 @@
 //!   the store and the members as of one index.
 //! - U2 What each member keeps on disk is sound, and committed entries are the same everywhere.
 //! - U3 The log is what clients were told: an acknowledged write is in there once, where its
-//!   answer says, a refused one is not.
+//!   answer says, a refused one is not. All of it is there to look at, or the round has failed.
 //! - U4 Everything that clients were told, the reads as well, could have come from one copy of the
 //!   store. Writes of unknown outcome are decided by the log first.
 
@@ -102,7 +102,7 @@ pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
     if report.failures.is_empty() {
         let ended = attempt(|| finale::end(&mut cluster, &active, archive, &mut recording));
         let ended = ended.and_then(|ended| ended);
-        report.resolved = report.take(ended).unwrap_or_default();
+        (report.resolved, report.compared) = report.take(ended).unwrap_or_default();
     }
     judge(&mut report, &recording);
     if !report.failures.is_empty() {

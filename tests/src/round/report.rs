@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::history::{Action, Answer, End, Op, by_key};
-use crate::ledger::Resolved;
+use crate::ledger::{Compared, Resolved};
 use crate::nemesis::Done;
 
 /// What clients did.
@@ -89,8 +89,10 @@ pub struct Report {
     pub kept: Option<PathBuf>,
     /// What clients did, the open ends closed by the log.
     pub tally: Tally,
-    /// How many ends the log closed.
+    /// What the log said of the writes.
     pub resolved: Resolved,
+    /// How much of the members' logs was compared with each other and the store.
+    pub compared: Compared,
     /// What went wrong on purpose.
     pub done: Done,
     /// The same, to be read.
@@ -151,12 +153,12 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Resolved { n_found, n_absent, n_open } = self.resolved;
         write!(
             f,
-            "{}; of the open ends {n_found} took effect, {n_absent} never happened, {n_open} are \
-             open; {} faults, {} bytes lost; checked in {:.1?}",
+            "{}; {}; {}; {} faults, {} bytes lost; checked in {:.1?}",
             self.tally,
+            self.compared,
+            self.resolved,
             self.done.total(),
             self.n_bytes_lost,
             self.checked_in
