@@ -98,6 +98,7 @@ pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
         report.keep(&mut cluster, &[], small_disk.as_ref().map(|(_, disk)| disk.path()));
         return report;
     };
+    report.n_under_faults = report::n_answered(&recording.history, lasted);
     report.n_bytes_lost = cluster.network().n_bytes_lost();
     if report.failures.is_empty() {
         let ended = attempt(|| finale::end(&mut cluster, &active, archive, &mut recording));
