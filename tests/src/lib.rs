@@ -15,6 +15,7 @@ pub mod http;
 pub mod ledger;
 pub mod linearizability;
 pub mod load;
+pub mod mounts;
 pub mod nemesis;
 pub mod original;
 pub mod proxy;
