@@ -5,9 +5,13 @@
 //! the clients were told must be what one copy of the store could have told them, and what the
 //! members' logs say.
 
-use std::io::Write;
-use std::time::Duration;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+use tests::cluster::{Cluster, Plan, can_bind};
 use tests::mounts;
 use tests::nemesis::{ALL, Deck, Kind, SmallDisk};
 use tests::recorder::Load;
@@ -58,6 +62,59 @@ fn histories_under_faults_are_linearizable() {
     assert!(report.tally.n_decided() >= MIN_DECIDED * LENGTH.as_secs() as usize, "{report}");
     assert!(report.tally.n_swaps > 0 && report.tally.n_removals > 0, "{report}");
     assert!(report.done.total() >= MIN_FAULTS && report.n_bytes_lost > 0, "{report}");
+}
+
+/// Set in the process that is killed while it has a member.
+const DOOMED: &str = "LINEARIZABILITY_DOOMED";
+const PID: &str = "pid of a member: ";
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whoever ends a round, however that is, ends its members, a frozen one as well.
+#[test]
+fn members_end_with_their_round() {
+    if !can_bind() {
+        say("SKIPPED: members_end_with_their_round: there is no setpriv");
+        return;
+    }
+    if std::env::var_os(DOOMED).is_some() {
+        let plan = Plan { is_faulty: true, is_bound: true, ..Plan::default() };
+        let cluster = Cluster::start_as(1, &plan);
+        cluster.freeze(0);
+        writeln!(std::io::stdout(), "{PID}{}", cluster.pid(0).as_raw_nonzero())
+            .expect("somebody listens");
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut doomed = Command::new(std::env::current_exe().expect("a test has a path"))
+        .args(["members_end_with_their_round", "--exact", "--nocapture"])
+        .env(DOOMED, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a test can be run again");
+    let lines = BufReader::new(doomed.stdout.take().expect("it is piped")).lines();
+    let told = lines.map_while(Result::ok).find_map(|line| {
+        let (_, pid) = line.split_once(PID)?;
+        pid.parse().ok()
+    });
+    doomed.kill().and_then(|()| doomed.wait()).expect("it is ours");
+    let pid: i32 = told.expect("it tells of its member");
+    let deadline = Instant::now() + ENDS_WITHIN;
+    while is_alive(pid) {
+        if Instant::now() > deadline {
+            let member = Pid::from_raw(pid).expect("processes have numbers");
+            kill_process(member, Signal::KILL).expect("it is ours");
+            panic!("the member {pid} outlived who started it by {ENDS_WITHIN:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether there is a process of this number that has not ended.
+fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Nobody may have asked yet how it ended.
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 /// Past the test harness's capture: the seed of a run that is killed must be in the output.

@@ -123,7 +123,8 @@ fn plan(setup: &Setup, small_disk: Option<&(usize, SmallDisk)>) -> Plan {
     flags.extend(["--min-free-bytes".to_owned(), min_free]);
     let disks: BTreeMap<_, _> =
         small_disk.map(|(member, disk)| (*member, disk.path().to_owned())).into_iter().collect();
-    Plan { flags, is_networked: true, is_faulty: setup.is_faulty, disks, ..Plan::default() }
+    let is_faulty = setup.is_faulty;
+    Plan { flags, is_networked: true, is_faulty, disks, is_bound: true, ..Plan::default() }
 }
 
 fn judge(report: &mut Report, recording: &Recording) {
