@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::{Compared, Resolved};
 use crate::nemesis::{ALL, Deck, Done, Kind};
+use crate::progress::Progress;
 use crate::recorder::Load;
 use crate::round::{self, Report, Setup};
 
@@ -41,8 +42,6 @@ pub struct Campaign {
     pub seed: u64,
     /// Whether a disk can be mounted, to be filled.
     pub can_mount: bool,
-    /// Is told how far it is.
-    pub tell: fn(&str),
 }
 
 /// What came of it.
@@ -68,7 +67,7 @@ pub struct Summary {
 
 impl Campaign {
     /// Runs it.
-    pub fn run(&self) -> Summary {
+    pub fn run(&self, progress: &Progress) -> Summary {
         let (begin, mut summary, mut n_failed) = (Instant::now(), Summary::default(), 0);
         let mut deck = Deck::new(&self.kinds(), self.seed);
         loop {
@@ -80,19 +79,19 @@ impl Campaign {
             let setup = self.setup(summary.n_rounds, left);
             let number = summary.n_rounds + 1;
             let kind = if setup.is_faulty { ", disks that can fail" } else { "" };
-            (self.tell)(&format!(
+            progress.say(&format!(
                 "round {number}: {} members{kind}, {} s",
                 setup.n_members,
                 setup.length.as_secs()
             ));
-            let report = round::run(&setup, &mut deck);
-            (self.tell)(&format!("round {number}: {report}"));
+            let report = round::run(&setup, &mut deck, progress);
+            progress.say(&format!("round {number}: {report}"));
             n_failed += usize::from(!report.failures.is_empty());
             for failure in &report.failures {
-                (self.tell)(&format!("round {number} FAILED: {failure}"));
+                progress.say(&format!("round {number} FAILED: {failure}"));
             }
             if let Some(kept) = &report.kept {
-                (self.tell)(&format!("round {number}: everything is kept in {}", kept.display()));
+                progress.say(&format!("round {number}: everything is kept in {}", kept.display()));
             }
             summary.add(report);
         }
@@ -115,7 +114,6 @@ impl Campaign {
             // A small disk has no room for the segments of what is released.
             has_small_disk: self.can_mount && is_faulty,
             seed: self.seed.wrapping_add(round as u64),
-            tell: self.tell,
         }
     }
 
@@ -203,7 +201,7 @@ mod tests {
     use super::*;
 
     fn campaign(seconds: u64) -> Campaign {
-        Campaign { length: Duration::from_secs(seconds), seed: 1, can_mount: true, tell: |_| {} }
+        Campaign { length: Duration::from_secs(seconds), seed: 1, can_mount: true }
     }
 
     /// What is read when all is over does not make a run of few operations one of many.

@@ -18,6 +18,7 @@ pub mod load;
 pub mod mounts;
 pub mod nemesis;
 pub mod original;
+pub mod progress;
 pub mod proxy;
 pub mod readme;
 pub mod recorder;

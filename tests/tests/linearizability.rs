@@ -14,10 +14,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::cluster::{Cluster, Plan, can_bind};
 use tests::mounts;
 use tests::nemesis::{ALL, Deck, Kind, SmallDisk};
+use tests::progress::Progress;
 use tests::recorder::Load;
 use tests::rng::Rng;
 use tests::round::{self, Setup};
 
+const PREFIX: &str = "linearizability: ";
 const SEED: &str = "LINEARIZABILITY_SEED";
 /// Long enough for a few faults of each sort. `make histories` has them all.
 const LENGTH: Duration = Duration::from_secs(12);
@@ -46,16 +48,9 @@ fn histories_under_faults_are_linearizable() {
     };
     // Those that wait for a snapshot to become needed may take as long as all of this.
     let kinds: Vec<_> = ALL.into_iter().filter(|kind| *kind != Kind::UntilSnapshot).collect();
-    let setup = Setup {
-        n_members: 3,
-        length: LENGTH,
-        load: LOAD,
-        is_faulty: true,
-        has_small_disk,
-        seed,
-        tell: say,
-    };
-    let report = round::run(&setup, &mut Deck::new(&kinds, seed));
+    let setup =
+        Setup { n_members: 3, length: LENGTH, load: LOAD, is_faulty: true, has_small_disk, seed };
+    let report = round::run(&setup, &mut Deck::new(&kinds, seed), &Progress::begin(PREFIX, LENGTH));
     report.faults.iter().for_each(|line| say(line));
     say(&report.to_string());
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
@@ -119,6 +114,5 @@ fn is_alive(pid: i32) -> bool {
 
 /// Past the test harness's capture: the seed of a run that is killed must be in the output.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "linearizability: {line}")
-        .expect("standard error is open in a test");
+    writeln!(std::io::stderr(), "{PREFIX}{line}").expect("standard error is open in a test");
 }

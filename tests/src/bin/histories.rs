@@ -12,6 +12,7 @@ use tests::campaign::Campaign;
 use tests::cluster::can_bind;
 use tests::mounts;
 use tests::nemesis::SmallDisk;
+use tests::progress::Progress;
 use tests::rng::Rng;
 
 const SEED: &str = "HISTORIES_SEED";
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     binary::with_faults();
     binary::raftexample();
     let length = options.minutes;
-    let summary = Campaign { length, seed, can_mount, tell }.run();
+    let campaign = Campaign { length, seed, can_mount };
+    let summary = campaign.run(&Progress::begin("", length));
     tell(&summary.to_string());
     conclude(&summary.closing_line());
     if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

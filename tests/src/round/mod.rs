@@ -23,6 +23,7 @@ use crate::history::Op;
 use crate::ledger::Archive;
 use crate::linearizability::{Verdict, check, timeline};
 use crate::nemesis::{self, Deck, Done, Nemesis, Sick, SmallDisk};
+use crate::progress::Progress;
 use crate::recorder::{self, Load, Recorder, Recording};
 use crate::rng::Rng;
 
@@ -50,8 +51,6 @@ pub struct Setup {
     pub has_small_disk: bool,
     /// What chooses victims, lengths and operations.
     pub seed: u64,
-    /// Is told every few seconds how far it is.
-    pub tell: fn(&str),
 }
 
 /// Runs one round; the faults come from the deck.
@@ -59,7 +58,7 @@ pub struct Setup {
 /// # Panics
 ///
 /// When members cannot be started at all.
-pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
+pub fn run(setup: &Setup, deck: &mut Deck, progress: &Progress) -> Report {
     let mut rng = Rng::new(setup.seed);
     let small_disk = setup
         .has_small_disk
@@ -85,7 +84,7 @@ pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
         rng,
         done: Done::default(),
         log: Vec::new(),
-        tell: setup.tell,
+        progress,
     };
     let begin = Instant::now();
     let faulted = attempt(|| nemesis.run(deck, setup.length));
