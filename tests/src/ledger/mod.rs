@@ -139,6 +139,23 @@ impl Ledger {
         (GENESIS + 1..=last).filter(|index| !self.entries.contains_key(index)).collect()
     }
 
+    /// Refuses logs that do not hold all that was committed (K3): what the others amount to says
+    /// nothing of what clients were told.
+    ///
+    /// # Errors
+    ///
+    /// How many entries are missing, and the first of them.
+    pub fn require_all(&self, last: u64) -> Result<(), String> {
+        let missing = self.missing(last);
+        if let (Some(first), n) = (missing.first(), missing.len()) {
+            return Err(format!(
+                "no log holds {n} of the entries up to {last}, the first of them {first}: what they \
+                 amount to cannot be told"
+            ));
+        }
+        Ok(())
+    }
+
     /// Compares the store, as its keys and where they were put, with what the entries amount to, and
     /// tells how much there was to compare.
     ///
@@ -151,13 +168,7 @@ impl Ledger {
         listed: &[(String, u64)],
         last: u64,
     ) -> Result<Compared, String> {
-        let missing = self.missing(last);
-        if let (Some(first), n) = (missing.first(), missing.len()) {
-            return Err(format!(
-                "no log holds {n} of the entries up to {last}, the first of them {first}: the store \
-                 cannot be compared with them"
-            ));
-        }
+        self.require_all(last)?;
         let replay = self.replay();
         let key = |(key, (_, mod_index)): (&Bytes, &(Bytes, u64))| {
             (String::from_utf8_lossy(key).into_owned(), *mod_index)

@@ -51,6 +51,7 @@ pub(super) fn end(
         logs.push((member, log));
     }
     let ledger = Ledger::join(&logs)?;
+    ledger.require_all(last)?;
     let at = recording.now();
     let resolved = resolve(&mut recording.history, &ledger, last, at)?;
     Ok((resolved, ledger.compare(&logs, &listed, last)?))
