@@ -163,9 +163,10 @@ checker:
 	@cargo run --release --quiet -p tests --bin checker -- --histories $(HISTORIES) \
 	  $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(SEED),--seed $(SEED))
 
-# Every campaign at its full size (SIZE=small to try it), into one table and docs/proof.md. Hours:
-# ONLY=simulate,crash runs some and keeps the rows of the others. SECONDS, SEEDS, TICKS, STATES,
-# HISTORIES and MINUTES override sizes; only what was said is passed on, not the defaults above.
+# Every campaign at its full size, into one table and docs/proof.md; SIZE=small tries it, and writes
+# target/prove/proof.md instead. Hours: ONLY=simulate,crash runs some and keeps the rows of the
+# others. SECONDS, SEEDS, TICKS, STATES, HISTORIES and MINUTES override sizes; only what was said is
+# passed on, not the defaults above.
 said = $(if $(filter command% environment%,$(origin $(1))),--$(2) $($(1)))
 prove:
 	@cargo run --release --quiet -p prove -- $(call said,SIZE,size) $(call said,ONLY,only) \

@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,9 @@ pub struct Plan {
     pub is_faulty: bool,
     /// The directory that holds a founder's data directory, where it is not the cluster's.
     pub disks: BTreeMap<usize, PathBuf>,
+    /// The members are killed when the thread that starts them ends, however it does, where
+    /// [`can_bind`].
+    pub is_bound: bool,
 }
 
 #[derive(Debug)]
@@ -596,11 +600,16 @@ impl Cluster {
             let opened = OpenOptions::new().create(true).append(true).open(&path);
             opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        let mut command = Command::new(match self.plan.defect {
+        let program = match self.plan.defect {
             Some(_) => binary::with_defects(),
             None if self.plan.is_faulty => binary::with_faults(),
             None => binary::raftexample(),
-        });
+        };
+        let mut command = Command::new(program);
+        if self.plan.is_bound && can_bind() {
+            command = Command::new(BIND[0]);
+            command.args(&BIND[1..]).arg(program);
+        }
         command
             .args(["--port", &self.address(member).port().to_string()])
             .arg("--data-dir")
@@ -678,6 +687,20 @@ impl Drop for Cluster {
         }
         self.halt();
     }
+}
+
+/// Becomes the program that follows, which the kernel kills when who started it is gone: also one
+/// that is frozen, which no other signal would end.
+const BIND: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+
+/// Whether members can be made to end with whoever starts them.
+pub fn can_bind() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let mut probe = Command::new(BIND[0]);
+        probe.args(&BIND[1..]).arg("true").stdin(Stdio::null());
+        probe.output().is_ok_and(|output| output.status.success())
+    })
 }
 
 /// The id of a member that is numbered from 0.

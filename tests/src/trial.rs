@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, Plan};
 use crate::ledger::Archive;
 use crate::linearizability::{Verdict, check};
 use crate::nemesis::{self, ALL, Deck, Done, Nemesis, Sick};
+use crate::progress::Progress;
 use crate::recorder::{self, Load, Recorder};
 use crate::rng::Rng;
 use crate::round::Tally;
@@ -66,7 +67,7 @@ pub fn run(length: Duration, defect: Option<&'static str>, seed: u64) -> Trial {
         rng,
         done: Done::default(),
         log: Vec::new(),
-        tell: |_| {},
+        progress: &Progress::untold(),
     };
     nemesis.run(&mut deck, length);
     let done = nemesis.done;

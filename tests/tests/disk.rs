@@ -12,6 +12,7 @@ use tests::binary;
 use tests::cluster::{Cluster, Plan, READY_TIMEOUT, id};
 use tests::http::Client;
 use tests::load::{Load, Outcome, assert_kept, count};
+use tests::mounts;
 use tests::nemesis::SmallDisk;
 use tests::rng::Rng;
 
@@ -317,33 +318,15 @@ fn is_there(client: &mut Client, path: &str, value: &[u8]) -> bool {
     client.get(path).is_ok_and(|answer| answer.status == 200 && answer.body == value)
 }
 
-/// Set in the process that has been given a view of the mounts that it may change.
-const UNSHARED: &str = "DISK_UNSHARED";
-
-/// Mounts a disk of so many MiB. Where this process may not, the test is run again, as its own root
-/// in namespaces of its own, and there is nothing left to do here; where that is not allowed
-/// either, the test is skipped and says so.
+/// Mounts a disk of so many MiB, in a process that has mounts of its own where that is possible:
+/// there the test is run again, and nothing is left to do here. Where nothing may be mounted at
+/// all, the test is skipped and says so.
 fn mount(test: &str, mib: u64) -> Option<SmallDisk> {
-    let why = match SmallDisk::mount(mib) {
-        Ok(disk) => return Some(disk),
-        Err(why) => why,
-    };
-    let unshared = || Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
-    let can_unshare = std::env::var_os(UNSHARED).is_none()
-        && unshared().is_ok_and(|output| output.status.success());
-    if !can_unshare {
-        say(&format!("SKIPPED: {test}: no tmpfs can be mounted: {why}"));
+    if mounts::has_run_again(test) {
         return None;
     }
-    let this = std::env::current_exe().expect("the running test has a path");
-    let status = Command::new("unshare")
-        .args(["--map-root-user", "--mount"])
-        .arg(this)
-        .args([test, "--exact", "--nocapture"])
-        .env(UNSHARED, "1")
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "{test} failed in its own namespaces");
-    None
+    let skip = |why| say(&format!("SKIPPED: {test}: no tmpfs can be mounted: {why}"));
+    SmallDisk::mount(mib).map_err(skip).ok()
 }
 
 /// Past the test harness's capture.

@@ -7,6 +7,8 @@ use std::{fs, io, thread};
 
 /// The page, whose own changes are no changes of what is proved.
 pub const PAGE: &str = "docs/proof.md";
+/// Where small campaigns are written down, which prove nothing of note.
+pub const SMALL_PAGE: &str = "target/prove/proof.md";
 
 /// The last commit that changed anything but the page, and whether the tree holds more than it.
 ///

@@ -9,6 +9,8 @@
 //! 2. P2: Each row says at which commit it was, and whether the tree held anything else. Rows of
 //!    different commits never stand under one claim.
 //! 3. P3: The page names no place on the machine that it was written on, only its kind.
+//! 4. P4: What small campaigns came to never takes the place of what full ones did: it has a page of
+//!    its own, `target/prove/proof.md`.
 
 pub mod campaign;
 pub mod child;

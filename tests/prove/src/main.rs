@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use prove::campaign::{Campaign, NAMES, Sizes};
 use prove::report::{Report, Row};
 use prove::{child, facts};
 
-/// Run every campaign, and write what came of them to docs/proof.md.
+/// Run every campaign, and write what came of them to docs/proof.md, or, when they are small ones,
+/// to target/prove/proof.md.
 #[derive(Debug, Parser)]
 struct Args {
     /// How much of everything, where nothing else is said.
@@ -41,9 +42,9 @@ struct Args {
     /// Minutes of real processes under faults.
     #[arg(long)]
     minutes: Option<u64>,
-    /// Another page than docs/proof.md.
-    #[arg(long, default_value = facts::PAGE)]
-    page: std::path::PathBuf,
+    /// Another page than that.
+    #[arg(long)]
+    page: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -69,6 +70,17 @@ impl Args {
     }
 }
 
+impl Args {
+    /// What is published is not overwritten by a try.
+    fn page(&self) -> PathBuf {
+        let default = match self.size {
+            Size::Full => facts::PAGE,
+            Size::Small => facts::SMALL_PAGE,
+        };
+        self.page.clone().unwrap_or_else(|| default.into())
+    }
+}
+
 fn main() -> ExitCode {
     match prove(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -82,10 +94,10 @@ fn main() -> ExitCode {
 
 fn prove(args: &Args) -> io::Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = root.join(&args.page);
+    let page = root.join(args.page());
     let mut report = match fs::read_to_string(&page) {
         Ok(text) if !args.only.is_empty() => Report::read(&text)
-            .map_err(|why| io::Error::other(format!("{}: {why}", args.page.display())))?,
+            .map_err(|why| io::Error::other(format!("{}: {why}", args.page().display())))?,
         _ => Report::default(),
     };
     let chosen = NAMES
@@ -93,6 +105,9 @@ fn prove(args: &Args) -> io::Result<bool> {
         .filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name));
     let campaigns: Vec<_> = chosen.filter_map(|name| Campaign::new(name, args.sizes())).collect();
     let machine = facts::machine(&root)?;
+    if let Some(directory) = page.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let mut all_passed = true;
     for (place, campaign) in campaigns.iter().enumerate() {
         // Asked each time: hours are long enough for another commit.
@@ -197,4 +212,19 @@ fn say(line: &str) {
 #[expect(clippy::print_stderr, reason = "a bar that is drawn over itself")]
 fn draw(text: &str) {
     eprint!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P4: small campaigns are not written where full ones are.
+    #[test]
+    fn a_try_has_a_page_of_its_own() {
+        let page = |arguments: &[&str]| Args::parse_from([&["prove"], arguments].concat()).page();
+        assert_eq!(page(&[]), Path::new("docs/proof.md"));
+        assert_eq!(page(&["--only", "crash"]), Path::new("docs/proof.md"));
+        assert_eq!(page(&["--size", "small"]), Path::new("target/prove/proof.md"));
+        assert_eq!(page(&["--size", "small", "--page", "a.md"]), Path::new("a.md"));
+    }
 }

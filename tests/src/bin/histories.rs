@@ -3,18 +3,19 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use tests::binary;
 use tests::campaign::Campaign;
+use tests::cluster::can_bind;
+use tests::mounts;
 use tests::nemesis::SmallDisk;
+use tests::progress::Progress;
 use tests::rng::Rng;
 
 const SEED: &str = "HISTORIES_SEED";
-/// Set in the process that has been given a view of the mounts that it may change.
-const UNSHARED: &str = "HISTORIES_UNSHARED";
 
 /// Real members under faults, and whether their answers could have come from one copy of the store.
 #[derive(Debug, Parser)]
@@ -34,43 +35,40 @@ fn minutes(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    unshare();
     let can_mount = match SmallDisk::mount(1) {
         Ok(disk) => {
             drop(disk);
             true
         }
         Err(why) => {
-            unshare();
             tell(&format!("SKIPPED: full disks: no tmpfs can be mounted: {why}"));
             false
         }
     };
+    if !can_bind() {
+        tell("there is no setpriv: members may outlive a campaign that is killed");
+    }
     let seed = options.seed.unwrap_or_else(|| Rng::seed_from_env(SEED));
     tell(&format!("SEED={seed}"));
     // Before the clock runs.
     binary::with_faults();
     binary::raftexample();
     let length = options.minutes;
-    let summary = Campaign { length, seed, can_mount, tell }.run();
+    let campaign = Campaign { length, seed, can_mount };
+    let summary = campaign.run(&Progress::begin("", length));
     tell(&summary.to_string());
     conclude(&summary.closing_line());
     if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs this again as its own root, in namespaces where it may mount; returns where that is not
-/// allowed either.
+/// Runs this again with mounts of its own, so that they go when it does; returns where it has them,
+/// and where that is not allowed.
 fn unshare() {
-    let mut probe = Command::new("unshare");
-    probe.args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null());
-    let allowed = probe.output().is_ok_and(|output| output.status.success());
-    if std::env::var_os(UNSHARED).is_some() || !allowed {
-        return;
+    if let Some(mut again) = mounts::again() {
+        let why = again.args(std::env::args_os().skip(1)).exec();
+        tell(&format!("unshare: {why}"));
     }
-    let Ok(this) = std::env::current_exe() else { return };
-    let mut again = Command::new("unshare");
-    again.args(["--map-root-user", "--mount"]).arg(this).args(std::env::args_os().skip(1));
-    let why = again.env(UNSHARED, "1").exec();
-    tell(&format!("unshare: {why}"));
 }
 
 fn tell(line: &str) {

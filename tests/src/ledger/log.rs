@@ -11,6 +11,8 @@ use bytes::Bytes;
 use raftexample::command::{Command, Envelope, Op, Test, Txn};
 use raftnode::inspect::{self, Content, Entry, Item, Record, What};
 
+use super::GENESIS;
+
 /// An entry, as far as it can be compared and counts for the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Committed {
@@ -105,6 +107,12 @@ impl MemberLog {
 
     pub(super) fn committed(&self) -> impl Iterator<Item = (u64, &Committed)> {
         self.entries.range(..=self.commit).map(|(index, entry)| (*index, entry))
+    }
+
+    /// Whether it holds every entry up to `last` as committed.
+    pub(super) fn is_whole(&self, last: u64) -> bool {
+        let n_whole = last.saturating_sub(GENESIS);
+        self.committed().filter(|(index, _)| *index <= last).count() as u64 == n_whole
     }
 
     fn take(&mut self, item: &Item<'_>) -> Result<(), String> {

@@ -6,6 +6,10 @@
 //!   same index hold the same one, or the logs are refused.
 //! - K2 An operation is said to have never happened only when every entry from the first to the
 //!   last is there and none of them is its.
+//! - K3 Together the logs hold every committed entry, and some of them are in two logs, or the
+//!   comparison has failed. One log alone need not hold all: a member that was away or that joins
+//!   gets a snapshot in place of entries, and one that was removed hears of no later ones. When each
+//!   was away once, no log is whole.
 
 mod archive;
 mod log;
@@ -13,7 +17,10 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
 
 pub use self::archive::Archive;
 pub use self::log::MemberLog;
@@ -29,11 +36,15 @@ const GENESIS: u64 = 1;
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: BTreeMap<u64, Committed>,
+    /// Where two logs or more hold one.
+    shared: BTreeSet<u64>,
 }
 
-/// What became of a recording's open ends.
+/// What became of a recording's writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resolved {
+    /// Those whose answers are what the log makes of them.
+    pub n_confirmed: usize,
     /// Those that are in the log: they took effect, or met no condition, where they stand.
     pub n_found: usize,
     /// Those that are not, and never will be.
@@ -42,9 +53,53 @@ pub struct Resolved {
     pub n_open: usize,
 }
 
+/// `700 answers confirmed by the log; ...`.
+impl fmt::Display for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Resolved { n_confirmed, n_found, n_absent, n_open } = self;
+        write!(
+            f,
+            "{n_confirmed} answers confirmed by the log; of the outcomes that clients never heard \
+             {n_found} took effect, {n_absent} never happened, {n_open} cannot be told"
+        )
+    }
+}
+
+/// How much of the members' logs there was to compare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// How many logs there were, those of members that are gone included.
+    pub n_logs: usize,
+    /// How many of them hold every committed entry, from the first to the last.
+    pub n_whole: usize,
+    /// How many entries there are altogether; each is in one log at least.
+    pub n_entries: usize,
+    /// How many of them are in two logs or more, and the same there.
+    pub n_shared: usize,
+}
+
+impl Compared {
+    /// All of another's as well.
+    pub fn add(&mut self, other: Compared) {
+        self.n_logs += other.n_logs;
+        self.n_whole += other.n_whole;
+        self.n_entries += other.n_entries;
+        self.n_shared += other.n_shared;
+    }
+}
+
+/// `3 of 5 logs whole, 20000 entries, 19990 in several`.
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Compared { n_logs, n_whole, n_entries, n_shared } = self;
+        write!(f, "{n_whole} of {n_logs} logs whole, {n_entries} entries, {n_shared} in several")
+    }
+}
+
 impl Resolved {
     /// All of another's as well.
     pub fn add(&mut self, other: Resolved) {
+        self.n_confirmed += other.n_confirmed;
         self.n_found += other.n_found;
         self.n_absent += other.n_absent;
         self.n_open += other.n_open;
@@ -63,6 +118,9 @@ impl Ledger {
         for (member, log) in logs {
             for (index, entry) in log.committed() {
                 let holder = *first_holders.entry(index).or_insert(*member);
+                if holder != *member {
+                    ledger.shared.insert(index);
+                }
                 let held = ledger.entries.entry(index).or_insert_with(|| entry.clone());
                 if (held.term, held.hash) != (entry.term, entry.hash) {
                     return Err(format!(
@@ -79,6 +137,54 @@ impl Ledger {
     /// The indexes that no log holds, up to `last`.
     pub fn missing(&self, last: u64) -> Vec<u64> {
         (GENESIS + 1..=last).filter(|index| !self.entries.contains_key(index)).collect()
+    }
+
+    /// Refuses logs that do not hold all that was committed (K3): what the others amount to says
+    /// nothing of what clients were told.
+    ///
+    /// # Errors
+    ///
+    /// How many entries are missing, and the first of them.
+    pub fn require_all(&self, last: u64) -> Result<(), String> {
+        let missing = self.missing(last);
+        if let (Some(first), n) = (missing.first(), missing.len()) {
+            return Err(format!(
+                "no log holds {n} of the entries up to {last}, the first of them {first}: what they \
+                 amount to cannot be told"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Compares the store, as its keys and where they were put, with what the entries amount to, and
+    /// tells how much there was to compare.
+    ///
+    /// # Errors
+    ///
+    /// They are different, or the logs do not hold all that was committed (K3).
+    pub fn compare(
+        &self,
+        logs: &[(u64, MemberLog)],
+        listed: &[(String, u64)],
+        last: u64,
+    ) -> Result<Compared, String> {
+        self.require_all(last)?;
+        let replay = self.replay();
+        let key = |(key, (_, mod_index)): (&Bytes, &(Bytes, u64))| {
+            (String::from_utf8_lossy(key).into_owned(), *mod_index)
+        };
+        let replayed: Vec<_> = replay.keys().iter().map(key).collect();
+        if replayed != listed {
+            return Err(format!("the log makes {replayed:?}, and the store holds {listed:?}"));
+        }
+        let n_whole = logs.iter().filter(|(_, log)| log.is_whole(last)).count();
+        let (n_logs, n_entries, n_shared) = (logs.len(), self.len(), self.shared.len());
+        if n_shared == 0 {
+            return Err(format!(
+                "{n_logs} logs of {n_entries} entries, and none is in two of them"
+            ));
+        }
+        Ok(Compared { n_logs, n_whole, n_entries, n_shared })
     }
 
     /// How many committed entries there are.
@@ -142,7 +248,9 @@ pub fn resolve(
                 return Err(format!("refused, and yet in the log as {answer:?}: {op}"));
             }
             (End::Refused, None) => {}
-            (End::Answered { answer, .. }, Some(found)) if is_told(answer, found) => {}
+            (End::Answered { answer, .. }, Some(found)) if is_told(answer, found) => {
+                resolved.n_confirmed += 1;
+            }
             (End::Answered { .. }, Some(found)) => {
                 return Err(format!("the log makes {found:?} of this: {op}"));
             }

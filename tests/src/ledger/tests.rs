@@ -92,6 +92,38 @@ fn what_a_gap_may_hold_stays_open() {
     resolve(&mut history, &ledger, 4, AT).unwrap_err();
 }
 
+/// The store is compared with all that was committed, or the comparison fails; a log that lacks some
+/// of it is counted as such (K3).
+#[test]
+fn a_store_is_compared_with_the_whole_log() {
+    let entries = || vec![(2, put(1, None)), (3, put(2, None)), (4, put(3, None))];
+    let joined = |logs: &[(u64, MemberLog)]| Ledger::join(logs).unwrap();
+    let store = [("key".to_owned(), 4)];
+
+    // One was there all the time, one joined, and one was removed.
+    let logs = [
+        (1, MemberLog::of(entries(), 4)),
+        (2, MemberLog::of(entries().split_off(1), 4)),
+        (3, MemberLog::of(entries(), 3)),
+    ];
+    let compared = joined(&logs).compare(&logs, &store, 4).unwrap();
+    assert_eq!((compared.n_logs, compared.n_whole, compared.n_entries), (3, 1, 3));
+    assert_eq!(compared.to_string(), "1 of 3 logs whole, 3 entries, 3 in several");
+    let compared = joined(&logs[1..]).compare(&logs[1..], &store, 4).unwrap();
+    assert_eq!((compared.n_logs, compared.n_whole), (2, 0));
+    let why = joined(&logs[..1]).compare(&logs[..1], &store, 4).unwrap_err();
+    assert!(why.contains("none is in two"), "{why}");
+    let why = joined(&logs).compare(&logs, &[("key".to_owned(), 3)], 4).unwrap_err();
+    assert!(why.contains("the store holds"), "{why}");
+
+    for (logs, lost) in
+        [(&logs[1..2], "first of them 2"), (&logs[2..], "first of them 4"), (&[], "3 of")]
+    {
+        let why = joined(logs).compare(logs, &store, 4).unwrap_err();
+        assert!(why.contains("no log holds") && why.contains(lost), "{why}");
+    }
+}
+
 /// Whatever the log contradicts is found.
 #[test]
 fn answers_that_the_log_contradicts_are_refused() {
@@ -114,7 +146,10 @@ fn answers_that_the_log_contradicts_are_refused() {
     for (recorded, refusal) in table {
         let told = resolve(&mut [recorded.clone()], &ledger, 4, AT);
         match refusal {
-            None => drop(told.unwrap()),
+            None => {
+                let is_answered = matches!(recorded.op.end, End::Answered { .. });
+                assert_eq!(told.unwrap().n_confirmed, usize::from(is_answered));
+            }
             Some(refusal) => {
                 let why = told.unwrap_err();
                 assert!(why.contains(refusal), "{why}");

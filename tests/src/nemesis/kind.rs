@@ -131,12 +131,15 @@ pub struct Deck {
     kinds: Vec<Kind>,
     left: Vec<Kind>,
     rng: Rng,
+    /// At how many draws each kind was possible.
+    chances: BTreeMap<Kind, usize>,
 }
 
 impl Deck {
     /// Of these kinds, in the order of a seed.
     pub fn new(kinds: &[Kind], seed: u64) -> Deck {
-        let mut deck = Deck { kinds: kinds.to_vec(), left: Vec::new(), rng: Rng::new(seed) };
+        let (left, rng, chances) = (Vec::new(), Rng::new(seed), BTreeMap::new());
+        let mut deck = Deck { kinds: kinds.to_vec(), left, rng, chances };
         let first: Vec<_> = FIRST.into_iter().filter(|kind| kinds.contains(kind)).collect();
         deck.fill(&first);
         deck
@@ -148,6 +151,8 @@ impl Deck {
     ///
     /// When none is.
     pub fn draw(&mut self, is_possible: impl Fn(Kind) -> bool) -> Kind {
+        let possible = self.kinds.iter().copied().filter(|kind| is_possible(*kind));
+        possible.for_each(|kind| *self.chances.entry(kind).or_default() += 1);
         assert!(self.kinds.iter().any(|kind| is_possible(*kind)), "no fault is possible");
         loop {
             if let Some(place) = self.left.iter().rposition(|kind| is_possible(*kind)) {
@@ -160,6 +165,17 @@ impl Deck {
             self.fill(&kinds);
             self.left.extend(waiting);
         }
+    }
+
+    /// At how many draws this one was possible.
+    pub fn chances(&self, kind: Kind) -> usize {
+        self.chances.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// A kind that was possible at so many draws has been drawn. What was drawn instead of it was
+    /// one of the first, or another kind of the first time around; from then on it waits on top.
+    pub fn enough(&self) -> usize {
+        FIRST.len() + self.kinds.len()
     }
 
     fn fill(&mut self, kinds: &[Kind]) {

@@ -15,6 +15,7 @@ pub use self::kind::{ALL, Deck, Done, Kind};
 pub use self::small_disk::{MIN_FREE_BYTES, SmallDisk};
 use crate::cluster::{Cluster, READY_TIMEOUT, id};
 use crate::ledger::Archive;
+use crate::progress::Progress;
 use crate::proxy::Path;
 use crate::recorder::{Recorder, Targets};
 use crate::rng::Rng;
@@ -31,8 +32,6 @@ const CALM: Duration = Duration::from_millis(350);
 const LEADER_WITHIN: Duration = Duration::from_secs(3);
 /// How soon a member ends that is asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
-/// How often a run says how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How often links are reset while they are.
 const RESET_EVERY: Duration = Duration::from_millis(100);
 
@@ -59,8 +58,8 @@ pub struct Nemesis<'a> {
     pub done: Done,
     /// The same, as lines to be read: when, and what.
     pub log: Vec<String>,
-    /// Is told every few seconds how far this is.
-    pub tell: fn(&str),
+    /// Is told after each fault how far this is.
+    pub progress: &'a Progress,
 }
 
 pub use self::disks::Sick;
@@ -73,16 +72,13 @@ impl Nemesis<'_> {
     /// When a member ends by itself or does not recover.
     pub fn run(&mut self, deck: &mut Deck, length: Duration) {
         let begin = Instant::now();
-        let mut told = begin;
         wait(CALM);
         while begin.elapsed() < length {
-            if told.elapsed() > TELL_EVERY {
-                told = Instant::now();
-                let seconds = begin.elapsed().as_secs();
-                let (n_ops, n_faults) = (self.recorder.n_begun(), self.done.total());
-                (self.tell)(&format!("  {seconds:>3} s: {n_ops} operations, {n_faults} faults"));
-            }
             let kind = deck.draw(|kind| self.is_possible(kind));
+            let seconds = begin.elapsed().as_secs();
+            let (n_ops, n_faults) = (self.recorder.n_begun(), self.done.total());
+            self.progress
+                .tell(&format!("{seconds:>3} s: {n_ops} operations, {n_faults} faults, {kind}"));
             self.log.push(format!("{:>7.2} s  {kind}", begin.elapsed().as_secs_f64()));
             self.inflict(kind);
             self.done.count(kind);

@@ -9,7 +9,7 @@ use raftnode::inspect::{self, Item, Judgement};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, id};
-use crate::ledger::{Archive, Ledger, MemberLog, Resolved, resolve};
+use crate::ledger::{Archive, Compared, Ledger, MemberLog, Resolved, resolve};
 use crate::nemesis::targets;
 use crate::recorder::Recording;
 
@@ -28,7 +28,7 @@ pub(super) fn end(
     active: &[usize],
     archive: Archive,
     recording: &mut Recording,
-) -> Result<Resolved, String> {
+) -> Result<(Resolved, Compared), String> {
     let last = converge(cluster, active)?;
     recording.read_all(&targets(cluster, active))?;
     let listed = list(cluster, active[0])?;
@@ -51,21 +51,10 @@ pub(super) fn end(
         logs.push((member, log));
     }
     let ledger = Ledger::join(&logs)?;
+    ledger.require_all(last)?;
     let at = recording.now();
     let resolved = resolve(&mut recording.history, &ledger, last, at)?;
-    let missing = ledger.missing(last);
-    if missing.is_empty() {
-        let replayed = ledger.replay();
-        let replayed = replayed
-            .keys()
-            .iter()
-            .map(|(key, (_, mod_index))| (String::from_utf8_lossy(key).into_owned(), *mod_index));
-        let replayed: Vec<_> = replayed.collect();
-        if replayed != listed {
-            return Err(format!("the log makes {replayed:?}, and the store holds {listed:?}"));
-        }
-    }
-    Ok(resolved)
+    Ok((resolved, ledger.compare(&logs, &listed, last)?))
 }
 
 /// Waits until all members have applied the same, and gives its index.

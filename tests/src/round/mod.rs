@@ -5,7 +5,7 @@
 //!   the store and the members as of one index.
 //! - U2 What each member keeps on disk is sound, and committed entries are the same everywhere.
 //! - U3 The log is what clients were told: an acknowledged write is in there once, where its
-//!   answer says, a refused one is not.
+//!   answer says, a refused one is not. All of it is there to look at, or the round has failed.
 //! - U4 Everything that clients were told, the reads as well, could have come from one copy of the
 //!   store. Writes of unknown outcome are decided by the log first.
 
@@ -23,6 +23,7 @@ use crate::history::Op;
 use crate::ledger::Archive;
 use crate::linearizability::{Verdict, check, timeline};
 use crate::nemesis::{self, Deck, Done, Nemesis, Sick, SmallDisk};
+use crate::progress::Progress;
 use crate::recorder::{self, Load, Recorder, Recording};
 use crate::rng::Rng;
 
@@ -50,8 +51,6 @@ pub struct Setup {
     pub has_small_disk: bool,
     /// What chooses victims, lengths and operations.
     pub seed: u64,
-    /// Is told every few seconds how far it is.
-    pub tell: fn(&str),
 }
 
 /// Runs one round; the faults come from the deck.
@@ -59,7 +58,7 @@ pub struct Setup {
 /// # Panics
 ///
 /// When members cannot be started at all.
-pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
+pub fn run(setup: &Setup, deck: &mut Deck, progress: &Progress) -> Report {
     let mut rng = Rng::new(setup.seed);
     let small_disk = setup
         .has_small_disk
@@ -85,7 +84,7 @@ pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
         rng,
         done: Done::default(),
         log: Vec::new(),
-        tell: setup.tell,
+        progress,
     };
     let begin = Instant::now();
     let faulted = attempt(|| nemesis.run(deck, setup.length));
@@ -98,11 +97,12 @@ pub fn run(setup: &Setup, deck: &mut Deck) -> Report {
         report.keep(&mut cluster, &[], small_disk.as_ref().map(|(_, disk)| disk.path()));
         return report;
     };
+    report.n_under_faults = report::n_answered(&recording.history, lasted);
     report.n_bytes_lost = cluster.network().n_bytes_lost();
     if report.failures.is_empty() {
         let ended = attempt(|| finale::end(&mut cluster, &active, archive, &mut recording));
         let ended = ended.and_then(|ended| ended);
-        report.resolved = report.take(ended).unwrap_or_default();
+        (report.resolved, report.compared) = report.take(ended).unwrap_or_default();
     }
     judge(&mut report, &recording);
     if !report.failures.is_empty() {
@@ -122,7 +122,8 @@ fn plan(setup: &Setup, small_disk: Option<&(usize, SmallDisk)>) -> Plan {
     flags.extend(["--min-free-bytes".to_owned(), min_free]);
     let disks: BTreeMap<_, _> =
         small_disk.map(|(member, disk)| (*member, disk.path().to_owned())).into_iter().collect();
-    Plan { flags, is_networked: true, is_faulty: setup.is_faulty, disks, ..Plan::default() }
+    let is_faulty = setup.is_faulty;
+    Plan { flags, is_networked: true, is_faulty, disks, is_bound: true, ..Plan::default() }
 }
 
 fn judge(report: &mut Report, recording: &Recording) {

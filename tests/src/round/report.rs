@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::history::{Action, Answer, End, Op, by_key};
-use crate::ledger::Resolved;
+use crate::ledger::{Compared, Resolved};
 use crate::nemesis::Done;
+use crate::recorder::Recorded;
 
 /// What clients did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +65,13 @@ impl Tally {
     }
 }
 
+/// How many operations were answered so soon after the recording began.
+pub(super) fn n_answered(history: &[Recorded], within: Duration) -> usize {
+    let is_in_time = |at: u64| Duration::from_nanos(at) <= within;
+    let ends = history.iter().map(|recorded| recorded.op.answered_at());
+    ends.filter(|at| at.is_some_and(is_in_time)).count()
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -89,8 +97,13 @@ pub struct Report {
     pub kept: Option<PathBuf>,
     /// What clients did, the open ends closed by the log.
     pub tally: Tally,
-    /// How many ends the log closed.
+    /// How many operations were answered while faults happened. Neither what the log decided later
+    /// nor the reads at the end are among them.
+    pub n_under_faults: usize,
+    /// What the log said of the writes.
     pub resolved: Resolved,
+    /// How much of the members' logs was compared with each other and the store.
+    pub compared: Compared,
     /// What went wrong on purpose.
     pub done: Done,
     /// The same, to be read.
@@ -151,15 +164,39 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Resolved { n_found, n_absent, n_open } = self.resolved;
         write!(
             f,
-            "{}; of the open ends {n_found} took effect, {n_absent} never happened, {n_open} are \
-             open; {} faults, {} bytes lost; checked in {:.1?}",
+            "{}; {}; {}; {} faults, {} bytes lost; checked in {:.1?}",
             self.tally,
+            self.compared,
+            self.resolved,
             self.done.total(),
             self.n_bytes_lost,
             self.checked_in
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is answered later, or never, was not done in that time.
+    #[test]
+    fn only_answers_in_time_are_counted() {
+        let recorded = |end| {
+            let (key, action) = ("key".to_owned(), Action::Get);
+            let op = Op { client: 0, member: 0, key, action, call: 0, end };
+            Recorded { op, number: None }
+        };
+        let answered = |at| recorded(End::Answered { at, answer: Answer::Absent });
+        let history = [
+            answered(1_000_000),
+            answered(2_000_000),
+            answered(2_000_001),
+            recorded(End::Refused),
+            recorded(End::Unknown),
+        ];
+        assert_eq!(n_answered(&history, Duration::from_millis(2)), 2);
     }
 }
