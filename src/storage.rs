@@ -63,6 +63,9 @@ pub(crate) struct Storage {
     deferred: RefCell<Vec<GetEntriesContext>>,
     metrics: Option<Metrics>,
     fault: RefCell<Option<wal::Error>>,
+    /// Where a simulation keeps what was synced.
+    #[cfg(feature = "simulation")]
+    ledger: Option<crate::sim::Ledger>,
 }
 
 impl Storage {
@@ -86,7 +89,15 @@ impl Storage {
             deferred: RefCell::default(),
             metrics: None,
             fault: RefCell::default(),
+            #[cfg(feature = "simulation")]
+            ledger: None,
         }
+    }
+
+    /// Has every save written down from now on.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn write_down(&mut self, ledger: crate::sim::Ledger) {
+        self.ledger = Some(ledger);
     }
 
     /// For a defect: raft begins with this configuration, whatever the snapshot's is.
@@ -230,7 +241,13 @@ impl Storage {
 
     fn save_batch(&mut self) -> Result<(), Error> {
         let started = Instant::now();
+        #[cfg(feature = "simulation")]
+        let n_syncs = self.ledger.as_ref().map_or(0, crate::sim::Ledger::n_syncs);
         self.wal.save(&mut self.batch).map_err(disk)?;
+        #[cfg(feature = "simulation")]
+        if let Some(ledger) = &self.ledger {
+            ledger.saved(&self.wal, n_syncs);
+        }
         if let Some(metrics) = &self.metrics {
             metrics.sync(started.elapsed());
         }

@@ -290,6 +290,14 @@ impl Core {
         }
     }
 
+    /// The term of an entry that raft has, in memory or on disk, while raft's own term is this one:
+    /// then the entry is the one that this term's leader has there.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn term_in(&self, term: u64, index: u64) -> Option<u64> {
+        let raft = &self.raw.raft;
+        raft.raft_log.term(index).ok().filter(|found| raft.term == term && *found > 0)
+    }
+
     /// Term and fingerprint of an entry of the log.
     #[cfg(feature = "simulation")]
     pub(crate) fn entry(&self, index: u64) -> Option<(u64, u64)> {

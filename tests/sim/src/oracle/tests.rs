@@ -22,12 +22,12 @@ struct Shown {
 
 /// It is said to be in the log.
 fn ack(index: u64) -> Promise {
-    Promise { to: 1, term: 2, vote: None, index: Some(index) }
+    Promise { to: 1, term: 2, vote: None, index: Some(index), entry_term: Some(2) }
 }
 
 /// It is voted.
 fn vote(term: u64, candidate: u64) -> Promise {
-    Promise { to: candidate, term, vote: Some(candidate), index: None }
+    Promise { to: candidate, term, vote: Some(candidate), index: None, entry_term: None }
 }
 
 /// One command is applied.

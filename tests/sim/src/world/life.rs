@@ -78,6 +78,8 @@ impl World {
         let n_syncs = host.disk.count(Op::Sync);
         let Some(member) = host.member_mut() else { return Ok(()) };
         let ended = member.turn(clock);
+        self.look_at_messages(id)?;
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         let n_syncs = host.disk.count(Op::Sync) - n_syncs;
         if host.disk.is_stopped() {
             return self.crashed_in_a_step(id);

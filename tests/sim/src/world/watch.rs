@@ -164,9 +164,6 @@ impl World {
         if known.last == Some(cursors) && consumed.is_empty() {
             return Ok(());
         }
-        if let Some(early) = member.early_promise() {
-            return Err(rules::PROMISES_KEPT.broken(format!("member {id}: {early}")));
-        }
         let last = known.last.replace(cursors);
         let oracle = &mut self.watch.oracle;
         oracle.observe(&Step {
@@ -208,6 +205,16 @@ impl World {
         let words = [self.now, id, term, commit, cursors.last_index, cursors.applied];
         self.mix(&words);
         Ok(())
+    }
+
+    /// What a member's turn sent was on its disk when it left, however that turn ended.
+    pub(super) fn look_at_messages(&self, id: u64) -> Result<(), Violation> {
+        let member = self.hosts.get(&id).and_then(Host::member);
+        let early = member.and_then(|member| member.early_promise());
+        early.map_or(Ok(()), |early| {
+            let violation = rules::PROMISES_KEPT.broken(format!("member {id}: {early}"));
+            Err(Violation { tick: Some(self.tick()), ..violation })
+        })
     }
 
     /// The messages of a step that a crash cuts short have left all the same.
