@@ -358,6 +358,20 @@ const TABLE: &[(Rule, &str, Break)] = &[
         c.restart(2, true);
         c.see(2)
     }),
+    (rules::PROMISES_KEPT, "another leader's entry is where one was acknowledged", |c| {
+        c.promise(2, &ack(5))?;
+        let cursors = &mut c.restart(2, true).cursors;
+        (cursors.term, cursors.durable_term) = (2, 2);
+        c.member(2).append(5, 1);
+        c.see(2)
+    }),
+    (rules::PROMISES_KEPT, "one is lost that no later leader replaced", |c| {
+        c.promise(2, &ack(5))?;
+        let cursors = &mut c.restart(2, true).cursors;
+        (cursors.term, cursors.vote) = (3, 0);
+        (cursors.durable_term, cursors.durable_vote) = (3, 0);
+        c.see(2)
+    }),
     (rules::SYNCED_STAYS, "a synced entry is gone", |c| {
         c.member(2).append(5, 2);
         c.see(2)?;
