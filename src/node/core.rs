@@ -310,6 +310,19 @@ impl Core {
         Some((entry.term, crate::sim::fingerprint(&entry.data)))
     }
 
+    /// The member that an entry of the log removes, if it removes one.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn removal(&self, index: u64) -> Option<u64> {
+        use protobuf::Message as _;
+        use raft::eraftpb::{ConfChange, ConfChangeType};
+        let store = self.raw.store();
+        store.wal().conf_changes(index, index + 1).next()?;
+        let entry = store.read(index, index + 1, u64::MAX).ok()?.pop()?;
+        let change = ConfChange::parse_from_bytes(&entry.data).ok()?;
+        let removes = change.get_change_type() == ConfChangeType::RemoveNode;
+        removes.then_some(change.node_id)
+    }
+
     #[cfg(feature = "simulation")]
     pub(crate) fn configuration(&self) -> (Vec<u64>, Vec<u64>) {
         let conf = self.raw.raft.prs().conf().to_conf_state();

@@ -374,6 +374,12 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.event_loop.core().entry(index)
     }
 
+    /// The member that an entry of its log removes, if it removes one.
+    #[must_use]
+    pub fn removal(&self, index: u64) -> Option<u64> {
+        self.event_loop.core().removal(index)
+    }
+
     /// Its address book.
     #[must_use]
     pub fn book(&self) -> &Book {

@@ -310,6 +310,9 @@ impl Member {
             index += 1;
             let follows = self.log.get(index - 1).map(|entry| entry.term);
             entries.meet(id, index, entry, follows)?;
+            if let Some(removed) = (step.removal)(index) {
+                entries.removes(index, entry, removed);
+            }
             rules::TERMS_RISE.holds(follows <= Some(entry.term), || {
                 format!("member {id}: entry {index} of term {} follows {follows:?}", entry.term)
             })?;

@@ -91,6 +91,11 @@ impl World {
         if let Some(result) = ended {
             match &result {
                 Ok(()) => self.observe(id)?,
+                // It ended in order, too.
+                Err(Error::Removed(_)) => {
+                    self.observe(id)?;
+                    self.watch.oracle.removed(id, true)?;
+                }
                 // It ended where it stood, and what it had to say is not said.
                 Err(_) => self.watch.crashed(id, true),
             }
@@ -254,6 +259,9 @@ impl World {
             }
             Err(error) => {
                 host.process = Process::Down;
+                if matches!(error, Error::Removed(_)) {
+                    self.watch.oracle.removed(id, false)?;
+                }
                 self.ended(id, Err(error))
             }
         }
