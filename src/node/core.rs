@@ -698,7 +698,8 @@ impl Core {
     /// Handles everything that raft has ready, in the one order that loses nothing:
     ///
     /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
-    ///    10.2.1), unless this Ready changes term or vote;
+    ///    10.2.1), unless this Ready changes term or vote, or
+    ///    commits a membership change;
     /// 2. entries and hard state become durable in one batch with one sync;
     /// 3. messages that promise that durability leave;
     /// 4. raft is told, and what became committed is published.
@@ -709,7 +710,9 @@ impl Core {
             }
             let mut ready = self.raw.ready();
             let votes = ready.hs().is_some_and(|hard| {
-                hard.term != self.last_hard.term || hard.vote != self.last_hard.vote
+                hard.term != self.last_hard.term
+                    || hard.vote != self.last_hard.vote
+                    || self.raw.store().decides_change(hard.commit)
             });
             let mut messages = ready.take_messages();
             if !votes || has(Defect::EarlyVote) {
@@ -739,7 +742,7 @@ impl Core {
             let committed = ready.take_committed_entries();
             let mut light = self.raw.advance_append(ready);
             if let Some(commit) = light.commit_index() {
-                self.raw.mut_store().note_commit(commit);
+                self.raw.mut_store().note_commit(commit)?;
                 self.last_hard.set_commit(commit);
             }
             self.send_all(light.take_messages(), send);
