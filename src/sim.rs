@@ -13,16 +13,18 @@
 //! [`Member::early_promise`]; N3 and N4 in [`Consumed`] and by whoever implements the state machine;
 //! N6 by what a [`boot`] finds; N8 by the outcomes at the [`Member::handle`].
 
+mod ledger;
 mod member;
 mod peer;
 mod talk;
 
 use std::time::Instant;
 
-use raft::eraftpb::HardState;
 use slog::Logger;
 use wal::fs::{Fs, MemFs, Op};
 
+use self::ledger::At;
+pub(crate) use self::ledger::{Held, Ledger};
 pub use self::member::{Began, Booted, Consumed, Member, boot};
 pub use self::peer::{Peer, Sent};
 pub use self::talk::{
@@ -108,21 +110,26 @@ pub struct Promise {
     pub vote: Option<u64>,
     /// The last index that it acknowledges.
     pub index: Option<u64>,
+    /// The term of the entry there; none: its sender has gone on to another term since, and may have
+    /// replaced that entry.
+    pub entry_term: Option<u64>,
 }
 
 impl Promise {
-    /// What is missing on a disk with this hard state and last index.
-    fn missing(&self, hard: &HardState, last: u64) -> Option<String> {
-        let votes = self.vote.is_none_or(|vote| {
-            hard.term > self.term || (hard.term, hard.vote) == (self.term, vote)
-        });
-        let holds = hard.term >= self.term && votes && self.index.is_none_or(|index| index <= last);
-        (!holds).then(|| {
-            format!(
-                "N2: {self:?} left while the log had synced term {}, vote {}, last index {last}",
-                hard.term, hard.vote
-            )
-        })
+    /// What was missing on the disk when it left, if anything was.
+    fn missing(&self, held: &Held) -> Option<String> {
+        // What was said in an earlier term may be out of date, as if it had been under way.
+        let is_late = held.term > self.term;
+        let votes =
+            self.vote.is_none_or(|vote| is_late || (held.term, held.vote) == (self.term, vote));
+        let acknowledges = self.index.is_none()
+            || match held.entry {
+                At::Nothing => is_late && self.entry_term.is_none(),
+                At::Term(term) => self.entry_term.is_none_or(|entry| entry == term),
+                At::Snapshot => true,
+            };
+        let holds = held.term >= self.term && votes && acknowledges;
+        (!holds).then(|| format!("N2: {self:?} left while the log had synced {held:?}"))
     }
 }
 

@@ -63,6 +63,9 @@ pub(crate) struct Storage {
     deferred: RefCell<Vec<GetEntriesContext>>,
     metrics: Option<Metrics>,
     fault: RefCell<Option<wal::Error>>,
+    /// Where a simulation keeps what was synced.
+    #[cfg(feature = "simulation")]
+    ledger: Option<crate::sim::Ledger>,
 }
 
 impl Storage {
@@ -86,7 +89,15 @@ impl Storage {
             deferred: RefCell::default(),
             metrics: None,
             fault: RefCell::default(),
+            #[cfg(feature = "simulation")]
+            ledger: None,
         }
+    }
+
+    /// Has every save written down from now on.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn write_down(&mut self, ledger: crate::sim::Ledger) {
+        self.ledger = Some(ledger);
     }
 
     /// For a defect: raft begins with this configuration, whatever the snapshot's is.
@@ -180,8 +191,9 @@ impl Storage {
     }
 
     /// Makes entries and hard state durable in one batch with one sync, when raft says that
-    /// something depends on it. A commit index alone is only remembered: it rides in the next
-    /// batch, so that at most the last batch of the log is ever unsynced.
+    /// something depends on it. A commit index alone is only remembered, unless it
+    /// [decides](Self::decides_change) on a membership change: it rides in the next batch, so that
+    /// at most the last batch of the log is ever unsynced.
     ///
     /// # Errors
     ///
@@ -203,7 +215,7 @@ impl Storage {
         }
         if !must_sync {
             assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
-            return Ok(());
+            return self.save_decision();
         }
         if has(Defect::DropHardState) && entries.is_empty() && self.batch.is_empty() {
             return Ok(());
@@ -230,7 +242,13 @@ impl Storage {
 
     fn save_batch(&mut self) -> Result<(), Error> {
         let started = Instant::now();
+        #[cfg(feature = "simulation")]
+        let n_syncs = self.ledger.as_ref().map_or(0, crate::sim::Ledger::n_syncs);
         self.wal.save(&mut self.batch).map_err(disk)?;
+        #[cfg(feature = "simulation")]
+        if let Some(ledger) = &self.ledger {
+            ledger.saved(&self.wal, n_syncs);
+        }
         if let Some(metrics) = &self.metrics {
             metrics.sync(started.elapsed());
         }
@@ -251,14 +269,32 @@ impl Storage {
         self.save_batch()
     }
 
+    /// Whether this commit index commits a membership change that the log on disk does not know to
+    /// be committed. Whoever is removed goes for good as soon as it hears of that: members that
+    /// forgot it in a crash would wait for its vote for ever.
+    pub(crate) fn decides_change(&self, commit: u64) -> bool {
+        let low = (self.wal.hard_state().commit + 1).max(self.wal.first_index());
+        let end = commit.min(self.wal.last_index()) + 1;
+        low < end && self.wal.conf_changes(low, end).next().is_some()
+    }
+
+    fn save_decision(&mut self) -> Result<(), Error> {
+        if self.decides_change(self.hard_state.commit) { self.save_commit() } else { Ok(()) }
+    }
+
     /// raft learnt a new commit index outside of a hard state.
-    pub(crate) fn note_commit(&mut self, commit: u64) {
+    ///
+    /// # Errors
+    ///
+    /// It decides on a membership change, and a write or a sync failed.
+    pub(crate) fn note_commit(&mut self, commit: u64) -> Result<(), Error> {
         assert!(
             commit >= self.hard_state.commit,
             "N7: commit falls from {} to {commit}",
             self.hard_state.commit
         );
         self.hard_state.set_commit(commit);
+        self.save_decision()
     }
 
     /// Begins a new turn: the disk may be read again. Gives the questions that were put off.

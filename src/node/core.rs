@@ -290,6 +290,14 @@ impl Core {
         }
     }
 
+    /// The term of an entry that raft has, in memory or on disk, while raft's own term is this one:
+    /// then the entry is the one that this term's leader has there.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn term_in(&self, term: u64, index: u64) -> Option<u64> {
+        let raft = &self.raw.raft;
+        raft.raft_log.term(index).ok().filter(|found| raft.term == term && *found > 0)
+    }
+
     /// Term and fingerprint of an entry of the log.
     #[cfg(feature = "simulation")]
     pub(crate) fn entry(&self, index: u64) -> Option<(u64, u64)> {
@@ -300,6 +308,19 @@ impl Core {
         }
         let entry = store.read(index, index + 1, u64::MAX).ok()?.pop()?;
         Some((entry.term, crate::sim::fingerprint(&entry.data)))
+    }
+
+    /// The member that an entry of the log removes, if it removes one.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn removal(&self, index: u64) -> Option<u64> {
+        use protobuf::Message as _;
+        use raft::eraftpb::{ConfChange, ConfChangeType};
+        let store = self.raw.store();
+        store.wal().conf_changes(index, index + 1).next()?;
+        let entry = store.read(index, index + 1, u64::MAX).ok()?.pop()?;
+        let change = ConfChange::parse_from_bytes(&entry.data).ok()?;
+        let removes = change.get_change_type() == ConfChangeType::RemoveNode;
+        removes.then_some(change.node_id)
     }
 
     #[cfg(feature = "simulation")]
@@ -677,7 +698,8 @@ impl Core {
     /// Handles everything that raft has ready, in the one order that loses nothing:
     ///
     /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
-    ///    10.2.1), unless this Ready changes term or vote;
+    ///    10.2.1), unless this Ready changes term or vote, or
+    ///    commits a membership change;
     /// 2. entries and hard state become durable in one batch with one sync;
     /// 3. messages that promise that durability leave;
     /// 4. raft is told, and what became committed is published.
@@ -688,7 +710,9 @@ impl Core {
             }
             let mut ready = self.raw.ready();
             let votes = ready.hs().is_some_and(|hard| {
-                hard.term != self.last_hard.term || hard.vote != self.last_hard.vote
+                hard.term != self.last_hard.term
+                    || hard.vote != self.last_hard.vote
+                    || self.raw.store().decides_change(hard.commit)
             });
             let mut messages = ready.take_messages();
             if !votes || has(Defect::EarlyVote) {
@@ -718,7 +742,7 @@ impl Core {
             let committed = ready.take_committed_entries();
             let mut light = self.raw.advance_append(ready);
             if let Some(commit) = light.commit_index() {
-                self.raw.mut_store().note_commit(commit);
+                self.raw.mut_store().note_commit(commit)?;
                 self.last_hard.set_commit(commit);
             }
             self.send_all(light.take_messages(), send);

@@ -12,8 +12,8 @@ use wal::fs::{Fs, MemFs};
 
 use super::talk::call_result;
 use super::{
-    Answering, Cursors, Departure, Disk, Hello, Join, Lane, Promise, Recipe, Refused, SnapshotIn,
-    fingerprint,
+    Answering, Cursors, Departure, Disk, Hello, Join, Lane, Ledger, Promise, Recipe, Refused,
+    SnapshotIn, fingerprint,
 };
 use crate::channel::Captured;
 use crate::directory::{self, Directory};
@@ -24,7 +24,7 @@ use crate::node::{
     Around, Chores, Done, Look, Loop, Sinks, Task, Turn, first_status, open_gate, peers, settings,
     write_captured,
 };
-use crate::transport::stepped::Stepped;
+use crate::transport::stepped::{Left, Stepped};
 use crate::transport::{Carrier as _, ProbeResult};
 use crate::{Commit, Error};
 
@@ -151,7 +151,9 @@ fn start<M: StateMachine, D: Disk + Clone>(
     if let Some(identity) = joins {
         return Ok(Booted::Joining(Box::new(Join::new(&identity, own_url))));
     }
-    let recovered = opened?;
+    let mut recovered = opened?;
+    let ledger = Ledger::new(Arc::new(disk.clone()), recovered.storage.wal());
+    recovered.storage.write_down(ledger.clone());
     let began = Began {
         snapshot: recovered.header.index,
         marker: recovered.storage.wal().marker().map_or(0, |marker| marker.index),
@@ -164,13 +166,8 @@ fn start<M: StateMachine, D: Disk + Clone>(
     let snap_dir = directory::snap_dir(&config);
     let (cluster, segment_bytes) = (recovered.identity.cluster, config.wal_segment_bytes);
     let sinks = Arc::new(Sinks::new(Arc::clone(&fs), snap_dir.clone(), cluster, segment_bytes));
-    let transport = Stepped::new(
-        settings(&config, own_url),
-        Arc::clone(&gate),
-        sinks,
-        inbox_tx,
-        Arc::new(disk.clone()),
-    );
+    let transport =
+        Stepped::new(settings(&config, own_url), Arc::clone(&gate), sinks, inbox_tx, ledger);
     transport.set_peers(&peers(&recovered.latest, &config));
     let shared = first_status(&config, &recovered);
     let (space, directory) = (Arc::clone(&shared.space), config.data_dir.clone());
@@ -245,18 +242,15 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
 
     /// One turn of the loop. `Some`: it was the last, and the member has ended so.
     pub fn turn(&mut self, now: Instant) -> Option<Result<(), Error>> {
-        let before = self.event_loop.core().durable();
         self.transport.begin_turn();
         let result = match self.event_loop.turn(now) {
             Ok(Turn::Next) => None,
             Ok(Turn::Last) => Some(self.event_loop.close()),
             Err(error) => Some(Err(error)),
         };
-        if let Some(early) = self.transport.early_promise(|promise| {
-            let (hard, last) = &before;
-            promise.missing(hard, *last)
-        }) {
-            self.early.get_or_insert(early);
+        if self.early.is_none() {
+            let left = self.transport.left();
+            self.early = left.iter().find_map(|left| self.dated(left).1.missing(&left.held));
         }
         result.map(|result| self.event_loop.conclude(result))
     }
@@ -276,13 +270,20 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
     /// What the messages of the last turn say is on its disk.
     #[must_use]
     pub fn promises(&self) -> Vec<Promise> {
-        self.transport.promises().into_iter().map(|(_, promise)| promise).collect()
+        self.dated_promises().into_iter().map(|(_, promise)| promise).collect()
     }
 
     /// The same, each with how many syncs the disk had done when it left.
     #[must_use]
     pub fn dated_promises(&self) -> Vec<(u64, Promise)> {
-        self.transport.promises()
+        self.transport.left().iter().map(|left| self.dated(left)).collect()
+    }
+
+    fn dated(&self, left: &Left) -> (u64, Promise) {
+        let Left { promise, n_syncs, .. } = *left;
+        let entry_term =
+            promise.index.and_then(|index| self.event_loop.core().term_in(promise.term, index));
+        (n_syncs, Promise { entry_term, ..promise })
     }
 
     /// How many items wait for the applier.
@@ -371,6 +372,12 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
     #[must_use]
     pub fn entry(&self, index: u64) -> Option<(u64, u64)> {
         self.event_loop.core().entry(index)
+    }
+
+    /// The member that an entry of its log removes, if it removes one.
+    #[must_use]
+    pub fn removal(&self, index: u64) -> Option<u64> {
+        self.event_loop.core().removal(index)
     }
 
     /// Its address book.

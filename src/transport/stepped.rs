@@ -26,7 +26,7 @@ use super::snapshot::{MAX_RECEIVING, SnapshotSink, SnapshotSinks, SnapshotSource
 use super::{
     Carrier, GUEST_TIMEOUTS, Inbound, MAX_GUESTS, PeerStatus, Permit, ProbeResult, Settings, lock,
 };
-use crate::sim::{Disk, Promise};
+use crate::sim::{Held, Ledger, Promise};
 use crate::{Link, Transfer};
 
 /// Clones are the same transport.
@@ -34,7 +34,7 @@ use crate::{Link, Transfer};
 pub(crate) struct Stepped(Arc<Inner>);
 
 struct Inner {
-    disk: Arc<dyn Disk>,
+    ledger: Ledger,
     settings: Settings,
     gate: Arc<Gate>,
     sinks: Arc<dyn SnapshotSinks>,
@@ -51,10 +51,19 @@ struct State {
     /// Whom a snapshot is on its way to, and from.
     sending: BTreeSet<u64>,
     receiving: BTreeSet<u64>,
-    /// How often the disk had synced when the turn began.
-    n_syncs: u64,
-    /// What left in this turn, and how often the disk had synced then.
-    promises: Vec<(u64, Promise)>,
+    /// What left in this turn.
+    left: Vec<Left>,
+}
+
+/// A message that left.
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
+    /// What it promises; the term of an acknowledged entry is not known here.
+    pub(crate) promise: Promise,
+    /// How often the disk had synced.
+    pub(crate) n_syncs: u64,
+    /// What was on it.
+    pub(crate) held: Held,
 }
 
 /// What leaves on no stream.
@@ -102,8 +111,8 @@ impl Carrier for Stepped {
         let Some(lane) = Lane::of(&frame) else { return };
         let pushed = {
             let mut state = lock(&self.0.state);
-            if let Some(promise) = promise(to, &frame) {
-                state.promises.push((self.0.disk.n_syncs(), promise));
+            if let Frame::Raft(message) = &frame {
+                self.note(&mut state, to, message);
             }
             state.peers.get_mut(&to).map(|dialled| dialled.line(lane).queue.push(frame))
         };
@@ -143,6 +152,7 @@ impl Carrier for Stepped {
     fn send_snapshot(&self, to: u64, message: Message, source: Box<dyn SnapshotSource>) {
         let refused = {
             let mut state = lock(&self.0.state);
+            self.note(&mut state, to, &message);
             if !state.peers.contains_key(&to) {
                 Some("there is no such member")
             } else if !state.sending.insert(to) {
@@ -191,9 +201,9 @@ impl Stepped {
         gate: Arc<Gate>,
         sinks: Arc<dyn SnapshotSinks>,
         inbox: Sender<Inbound>,
-        disk: Arc<dyn Disk>,
+        ledger: Ledger,
     ) -> Self {
-        Self(Arc::new(Inner { disk, settings, gate, sinks, inbox, state: Mutex::default() }))
+        Self(Arc::new(Inner { ledger, settings, gate, sinks, inbox, state: Mutex::default() }))
     }
 
     fn tell(&self, inbound: Inbound) {
@@ -203,25 +213,19 @@ impl Stepped {
 
     /// From here on is a new turn.
     pub(crate) fn begin_turn(&self) {
-        let mut state = lock(&self.0.state);
-        state.n_syncs = self.0.disk.n_syncs();
-        state.promises.clear();
+        lock(&self.0.state).left.clear();
     }
 
-    /// Tries each promise that left in this turn before the disk had synced.
-    pub(crate) fn early_promise(
-        &self,
-        missing: impl Fn(&Promise) -> Option<String>,
-    ) -> Option<String> {
-        let state = lock(&self.0.state);
-        let mut early = state.promises.iter().filter(|(n_syncs, _)| *n_syncs == state.n_syncs);
-        early.find_map(|(_, promise)| missing(promise))
+    /// What has left in this turn.
+    pub(crate) fn left(&self) -> Vec<Left> {
+        lock(&self.0.state).left.clone()
     }
 
-    /// What that which left in this turn says is on the disk, and how often the disk had synced
-    /// when it left.
-    pub(crate) fn promises(&self) -> Vec<(u64, Promise)> {
-        lock(&self.0.state).promises.clone()
+    fn note(&self, state: &mut State, to: u64, message: &Message) {
+        if let Some(promise) = promise(to, message) {
+            let (n_syncs, held) = (self.0.ledger.n_syncs(), self.0.ledger.held(&promise));
+            state.left.push(Left { promise, n_syncs, held });
+        }
     }
 
     /// Whom the gate has pinned.
@@ -491,9 +495,8 @@ pub(crate) fn chunk(message: Message) -> Option<Bytes> {
     Some(buffer.freeze())
 }
 
-/// What a frame says that its sender has on disk.
-fn promise(to: u64, frame: &Frame) -> Option<Promise> {
-    let Frame::Raft(message) = frame else { return None };
+/// What a message says that its sender has on disk.
+fn promise(to: u64, message: &Message) -> Option<Promise> {
     let (term, accepts) = (message.term, !message.reject);
     let (vote, index) = match message.get_msg_type() {
         MessageType::MsgRequestVoteResponse if accepts => (Some(to), None),
@@ -503,7 +506,7 @@ fn promise(to: u64, frame: &Frame) -> Option<Promise> {
         MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => return None,
         _ => (None, None),
     };
-    Some(Promise { to, term, vote, index })
+    Some(Promise { to, term, vote, index, entry_term: None })
 }
 
 /// A snapshot that is being received. Dropping it abandons it.

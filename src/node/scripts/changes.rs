@@ -300,6 +300,29 @@ fn a_restart_knows_the_changed_book() {
     assert_eq!(refused(again), ChangeRefusalKind::Removed);
 }
 
+/// Who was removed goes for good once it hears so. Members that forget in a crash that this was
+/// committed would go by the configuration before, and wait for its vote for ever.
+#[test]
+fn a_crash_forgets_no_removal() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let dead = cluster.elect();
+    done(cluster.changed(dead, add(4)));
+    cluster.join(4);
+    cluster.ticks(300);
+    assert_eq!(role(&mut cluster, dead, 4), MemberRole::Voter);
+    cluster.cut.insert(dead);
+    let leader = cluster.elect();
+    cluster.ticks(120);
+    let mut others = (1..=4).filter(|id| ![dead, leader].contains(id));
+    let (removed, left) = (others.next().unwrap(), others.next().unwrap());
+    done(cluster.changed(leader, Change::Remove { id: removed }));
+    cluster.ticks(20);
+    cluster.cut.insert(removed);
+    [leader, left].into_iter().for_each(|id| cluster.crash(id));
+    let again = cluster.elect();
+    cluster.write(again, 3);
+}
+
 /// A snapshot takes the place of the log that says who was removed.
 #[test]
 fn a_snapshot_knows_who_was_removed() {

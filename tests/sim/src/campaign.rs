@@ -19,6 +19,7 @@ use crate::clients::TICK;
 use crate::coverage::Coverage;
 use crate::oracle::rules;
 use crate::run::{Report, Setup, Sizes, Trace};
+use crate::world::PATIENCE;
 
 /// From so many seeds on a campaign must have exercised everything.
 pub const COVERED_FROM: u64 = 50;
@@ -72,6 +73,9 @@ pub struct Summary {
     pub n_violations: u64,
     /// Some of them, the lowest seeds first.
     pub failures: Vec<Failure>,
+    /// The longest that a cluster needed to serve again once nothing was wrong any more, in ticks,
+    /// and the seed of that run.
+    pub longest_recovery: Option<(u64, u64)>,
     /// What happened.
     pub coverage: Coverage,
     /// How long it took, and on how many threads.
@@ -208,6 +212,11 @@ impl Summary {
         self.ticks += report.ticks;
         self.ops += report.ops;
         self.coverage.merge(&report.coverage);
+        // Of two that are as long the lower seed, whichever ended first.
+        let ranked = |(ticks, seed)| (ticks, std::cmp::Reverse(seed));
+        let recovery = report.recovery.map(|ticks| (ticks, setup.seed));
+        self.longest_recovery =
+            self.longest_recovery.into_iter().chain(recovery).max_by_key(|r| ranked(*r));
         if let Err(violation) = result {
             self.n_violations += 1;
             let (seed, n_members) = (setup.seed, setup.n_members);
@@ -242,6 +251,9 @@ impl Summary {
     #[must_use]
     pub fn report(&self, replay: &dyn Fn(&Failure) -> String) -> String {
         let mut text = format!("what happened:\n{}", self.coverage);
+        if let Some((ticks, seed)) = self.longest_recovery {
+            text += &format!("\nlongest recovery: {ticks} ticks of {PATIENCE}, seed {seed}\n");
+        }
         for failure in &self.failures {
             let Failure { seed, violation, .. } = failure;
             text += &format!("\nseed {seed}: {violation}\n  replay: {}\n", replay(failure));
@@ -344,6 +356,21 @@ mod tests {
             assert!(report.contains(part), "{report}");
         }
         assert!(summary.closing_line().ends_with(" 2 violations"));
+    }
+
+    /// Whoever judges the bound on recovery sees how near a campaign came to it.
+    #[test]
+    fn the_longest_recovery_is_told() {
+        let simulate = |setup: &Setup, report: &mut Report| {
+            everything(setup, report)?;
+            report.recovery = (setup.seed != 104).then_some(setup.seed % 7);
+            Ok(())
+        };
+        let summary = run(&plan(10), &simulate);
+        assert_eq!(summary.longest_recovery, Some((5, 103)));
+        let told = summary.report(&|_| String::new());
+        assert!(told.contains(&format!("longest recovery: 5 ticks of {PATIENCE}, seed 103")));
+        assert_eq!(run(&plan(0), &simulate).longest_recovery, None);
     }
 
     /// Fifty seeds are enough for everything to happen, and fewer need not be.

@@ -30,6 +30,9 @@ pub struct Report {
     pub ticks: u64,
     /// How many operations clients were told the outcome of, or know that it is unknown.
     pub ops: u64,
+    /// How many ticks of calm it took until everything had come right and every member had
+    /// answered; none: that was never so.
+    pub recovery: Option<u64>,
     /// What happened.
     pub coverage: Coverage,
     /// Everything that happened, in one number: the same for the same setup.

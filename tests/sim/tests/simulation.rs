@@ -32,6 +32,17 @@ fn known_seeds_hold() {
     campaign(1, 12);
 }
 
+/// Seeds that have found something, with as many ticks as that took.
+///
+/// 5144: the members that were left forgot in a crash that a removal was committed. They waited for
+/// the vote of the removed member, which was gone for good.
+#[test]
+fn seeds_that_found_something_hold() {
+    let setup = Setup { n_members: 3, ..Setup::new(5144) };
+    let mut report = Report::default();
+    world::run(&setup, &mut report).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
 /// New seeds each time; the first is printed, and can be given back.
 #[test]
 fn new_seeds_hold() {

@@ -60,6 +60,8 @@ impl Log {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     by_index: Vec<Vec<Known>>,
+    /// Those that remove a member: index, entry, and whom.
+    removals: Vec<(u64, Entry, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,5 +106,18 @@ impl Entries {
         }
         known.follows = known.follows.or(follows);
         Ok(())
+    }
+
+    /// An entry that was met removes a member.
+    pub(super) fn removes(&mut self, index: u64, entry: Entry, member: u64) {
+        if !self.removals.contains(&(index, entry, member)) {
+            self.removals.push((index, entry, member));
+        }
+    }
+
+    /// The entries that remove a member.
+    pub(super) fn removals(&self, member: u64) -> impl Iterator<Item = (u64, Entry)> + '_ {
+        let own = self.removals.iter().filter(move |(.., removed)| *removed == member);
+        own.map(|(index, entry, _)| (*index, *entry))
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of one member, in memory and on its disk.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use raftnode::Role;
@@ -23,8 +24,8 @@ pub(super) struct Member {
     log: Log,
     /// Through which index it said to others that its log is on disk.
     promised: u64,
-    /// The same, in messages of the step that has not been observed yet.
-    promised_now: u64,
+    /// What it acknowledged in messages of the step that has not been observed yet.
+    promised_now: Vec<Acknowledged>,
     /// Whom it voted for, in messages, by term.
     votes: BTreeMap<u64, u64>,
     /// The last process ended in the middle of a step.
@@ -35,6 +36,27 @@ pub(super) struct Member {
     wiped: Option<Box<Member>>,
     /// The configuration that it went by at its last step, if it led.
     led_with: Option<Voters>,
+}
+
+/// A message said that an entry is on its sender's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Acknowledged {
+    index: u64,
+    /// The entry's; none: what was there may have been replaced when the message left.
+    entry_term: Option<u64>,
+    /// The message's.
+    term: u64,
+}
+
+impl Acknowledged {
+    /// An entry is the acknowledged one, or may precede it.
+    fn covers(&self, index: u64, entry: Entry) -> bool {
+        self.entry_term.is_none_or(|term| match index.cmp(&self.index) {
+            Ordering::Less => entry.term <= term,
+            Ordering::Equal => entry.term == term,
+            Ordering::Greater => false,
+        }) && index <= self.index
+    }
 }
 
 /// One step of a process after another.
@@ -110,7 +132,7 @@ impl Member {
         self.is_running
             && self.process == step.process
             && self.cursors.as_ref() == Some(step.cursors)
-            && self.promised_now == 0
+            && self.promised_now.is_empty()
             && step.consumed.is_empty()
     }
 
@@ -160,7 +182,7 @@ impl Member {
         });
         keeps
             // In a step that a crash cut short: what it opens next must show it.
-            || index <= self.promised_now
+            || self.promised_now.iter().any(|acknowledged| acknowledged.covers(index, entry))
             || self.wiped.as_ref().is_some_and(|before| before.keeps(index, entry))
     }
 
@@ -180,12 +202,18 @@ impl Member {
                     now.term, now.vote
                 )
             })?;
-            // A later leader's entries may have replaced longer ones in the same step.
-            let is_there = self.promised_now <= now.last_index || now.last_term > before.last_term;
-            rules::PROMISES_KEPT.holds(is_there, || {
-                let (promised, last) = (self.promised_now, now.last_index);
-                format!("member {id} acknowledged index {promised} and begins with {last}")
-            })?;
+            for acknowledged in &self.promised_now {
+                rules::PROMISES_KEPT.holds(self.shows(acknowledged, step), || {
+                    format!(
+                        "member {id} sent {acknowledged:?} and begins in term {} with {:?} there, \
+                         in a log through {} of term {}",
+                        now.term,
+                        (step.entry)(acknowledged.index),
+                        now.last_index,
+                        now.last_term
+                    )
+                })?;
+            }
             let acknowledged = [
                 (rules::PROMISES_KEPT, self.promised, "acknowledged"),
                 (rules::SYNCED_STAYS, before.durable_last, "had synced"),
@@ -204,9 +232,23 @@ impl Member {
             }
         }
         (self.log, self.is_running) = (Log::behind(now.snapshot_index), false);
-        (self.promised, self.promised_now) = (self.promised.min(now.last_index), 0);
+        self.promised = self.promised.min(now.last_index);
+        self.promised_now.clear();
         self.consumed = 0;
         Ok(())
+    }
+
+    /// What it acknowledged in the step that a crash cut short is there, or a leader of a later
+    /// term replaced it in the same step: then that term is on the disk too, and the log ends in
+    /// something that was not in it before.
+    fn shows(&self, acknowledged: &Acknowledged, step: &Step<'_>) -> bool {
+        let (now, &Acknowledged { index, entry_term, term }) = (step.cursors, acknowledged);
+        let found = |index| (step.entry)(index).map(|(term, hash)| Entry { term, hash });
+        let is_there =
+            found(index).is_some_and(|found| entry_term.is_none_or(|term| term == found.term));
+        let is_other =
+            self.log.get(now.last_index).is_none_or(|had| Some(had) != found(now.last_index));
+        index <= now.snapshot_index || is_there || (now.term > term && is_other)
     }
 
     /// What a log had through `index` is still there, or a later leader replaced it in a step
@@ -268,6 +310,9 @@ impl Member {
             index += 1;
             let follows = self.log.get(index - 1).map(|entry| entry.term);
             entries.meet(id, index, entry, follows)?;
+            if let Some(removed) = (step.removal)(index) {
+                entries.removes(index, entry, removed);
+            }
             rules::TERMS_RISE.holds(follows <= Some(entry.term), || {
                 format!("member {id}: entry {index} of term {} follows {follows:?}", entry.term)
             })?;
@@ -325,12 +370,15 @@ impl Member {
         if step.cursors.role != Role::Leader {
             self.led_with = None;
         }
-        self.promised = self.promised.max(std::mem::take(&mut self.promised_now));
+        let through = self.promised_now.drain(..).map(|acknowledged| acknowledged.index).max();
+        self.promised = self.promised.max(through.unwrap_or_default());
     }
 
     /// A message leaves it.
     pub(super) fn promise(&mut self, id: u64, promise: &Promise) -> Result<(), Violation> {
-        self.promised_now = self.promised_now.max(promise.index.unwrap_or(0));
+        let Promise { term, entry_term, .. } = *promise;
+        let acknowledged = promise.index.map(|index| Acknowledged { index, entry_term, term });
+        self.promised_now.extend(acknowledged);
         let Some(candidate) = promise.vote else { return Ok(()) };
         let first = *self.votes.entry(promise.term).or_insert(candidate);
         rules::ONE_VOTE.holds(first == candidate, || {

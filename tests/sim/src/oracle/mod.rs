@@ -50,6 +50,8 @@ pub struct Step<'a> {
     pub cursors: &'a Cursors,
     /// Term and hash of an entry of its log; none: compacted, or behind the end.
     pub entry: &'a dyn Fn(u64) -> Option<(u64, u64)>,
+    /// Whom an entry of its log removes, if it removes a member.
+    pub removal: &'a dyn Fn(u64) -> Option<u64>,
     /// The configuration that it goes by.
     pub voters: &'a dyn Fn() -> Voters,
     /// What its applier took from the commit channel since the last step, in order.
@@ -65,6 +67,8 @@ pub struct Oracle {
     /// Who led in which term.
     leaders: HashMap<u64, u64>,
     n_leader_changes: u64,
+    /// Who ended as removed while nobody had been seen to commit that.
+    unproven: Vec<u64>,
     tick: u64,
 }
 
@@ -236,6 +240,42 @@ impl Oracle {
         if let Some(member) = self.members.get_mut(&id) {
             member.crashed(mid_step);
         }
+    }
+
+    /// A member has ended and says that it was removed; `is_observed`: after its last step, so that
+    /// whatever it knows to be committed is known here. What it did in a step that a crash cut short
+    /// need not be: then it is judged by [`ended`](Self::ended).
+    ///
+    /// # Errors
+    ///
+    /// When nobody has committed that.
+    pub fn removed(&mut self, id: u64, is_observed: bool) -> Result<(), Violation> {
+        match self.is_removed(id) {
+            Err(_) if !is_observed => self.unproven.push(id),
+            result => return result.map_err(|violation| self.dated(violation)),
+        }
+        Ok(())
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    ///
+    /// When a member ended as removed and is not.
+    pub fn ended(&self) -> Result<(), Violation> {
+        let result = self.unproven.iter().try_for_each(|id| self.is_removed(*id));
+        result.map_err(|violation| self.dated(violation))
+    }
+
+    fn is_removed(&self, id: u64) -> Result<(), Violation> {
+        let mut removals = self.entries.removals(id);
+        let is_committed = removals.any(|(index, entry)| self.commits.entry(index) == Some(entry));
+        rules::REMOVAL_COMMITTED.holds(is_committed, || {
+            let removals = Vec::from_iter(self.entries.removals(id).map(|(index, _)| index));
+            format!(
+                "member {id} ended as removed; of its removals at {removals:?} none is committed"
+            )
+        })
     }
 
     /// A member's disk is replaced by an empty one. What it had acknowledged before may still be

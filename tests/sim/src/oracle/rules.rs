@@ -60,6 +60,7 @@ rules! {
     DURABLE_RISES = "N7 durable state rises", "Term, vote and commit index never go back on disk.";
     STATES_EQUAL = "N4 states are equal", "The state at an applied index is the same on every member, in every snapshot, and after every restore.";
     BOOKS_EQUAL = "membership books are equal", "The membership at an index is the same on every member.";
+    REMOVAL_COMMITTED = "removals are committed", "A member ends as a removed one only once its removal is committed.";
     SNAPSHOT_COMMITTED = "N5 snapshots hold what is committed", "No member's log begins behind an index that nobody has committed.";
     OPENS_AGAIN = "N5 members open again", "A member opens its directory after every crash, unless what it lost is to be refused.";
     NO_PANIC = "no broken assertion", "No rule that a member asserts about itself is broken, and no member ends by itself.";

@@ -16,18 +16,20 @@ struct Shown {
     cursors: Cursors,
     /// Term and hash by index.
     log: BTreeMap<u64, (u64, u64)>,
+    /// Whom its entries remove, by index.
+    removals: BTreeMap<u64, u64>,
     consumed: Vec<Consumed>,
     voters: Voters,
 }
 
 /// It is said to be in the log.
 fn ack(index: u64) -> Promise {
-    Promise { to: 1, term: 2, vote: None, index: Some(index) }
+    Promise { to: 1, term: 2, vote: None, index: Some(index), entry_term: Some(2) }
 }
 
 /// It is voted.
 fn vote(term: u64, candidate: u64) -> Promise {
-    Promise { to: candidate, term, vote: Some(candidate), index: None }
+    Promise { to: candidate, term, vote: Some(candidate), index: None, entry_term: None }
 }
 
 /// One command is applied.
@@ -91,6 +93,7 @@ impl Cluster {
             process: shown.process,
             cursors: &shown.cursors,
             entry: &|index| shown.log.get(&index).copied(),
+            removal: &|index| shown.removals.get(&index).copied(),
             voters: &|| shown.voters.clone(),
             consumed: &consumed,
         })
@@ -110,6 +113,17 @@ impl Cluster {
         (cursors.published, cursors.applied) = (cursors.snapshot_index, cursors.snapshot_index);
         shown.consumed = vec![RESTORED];
         shown
+    }
+
+    /// The first two commit an entry that removes a member.
+    fn remove(&mut self, removed: u64) -> Result<(), Violation> {
+        for id in [2, 1] {
+            self.member(id).append(5, 2);
+            self.member(id).removals.insert(5, removed);
+            self.see(id)?;
+        }
+        self.member(1).commit(5);
+        self.see(1)
     }
 
     /// A member leads the next term, with the votes of all.
@@ -148,6 +162,7 @@ impl Shown {
                 durable_last: 1,
             },
             log: BTreeMap::new(),
+            removals: BTreeMap::new(),
             consumed: vec![RESTORED],
             voters: Voters { incoming: vec![1, 2, 3], outgoing: Vec::new() },
         }
@@ -358,6 +373,20 @@ const TABLE: &[(Rule, &str, Break)] = &[
         c.restart(2, true);
         c.see(2)
     }),
+    (rules::PROMISES_KEPT, "another leader's entry is where one was acknowledged", |c| {
+        c.promise(2, &ack(5))?;
+        let cursors = &mut c.restart(2, true).cursors;
+        (cursors.term, cursors.durable_term) = (2, 2);
+        c.member(2).append(5, 1);
+        c.see(2)
+    }),
+    (rules::PROMISES_KEPT, "one is lost that no later leader replaced", |c| {
+        c.promise(2, &ack(5))?;
+        let cursors = &mut c.restart(2, true).cursors;
+        (cursors.term, cursors.vote) = (3, 0);
+        (cursors.durable_term, cursors.durable_vote) = (3, 0);
+        c.see(2)
+    }),
     (rules::SYNCED_STAYS, "a synced entry is gone", |c| {
         c.member(2).append(5, 2);
         c.see(2)?;
@@ -389,6 +418,22 @@ const TABLE: &[(Rule, &str, Break)] = &[
     (rules::BOOKS_EQUAL, "two books", |c| {
         c.oracle.book(1, 4, 5)?;
         c.oracle.book(2, 4, 6)
+    }),
+    (rules::REMOVAL_COMMITTED, "nobody has removed it", |c| c.oracle.removed(3, true)),
+    (rules::REMOVAL_COMMITTED, "its removal is not committed yet", |c| {
+        c.member(1).append(5, 2);
+        c.member(1).removals.insert(5, 3);
+        c.see(1)?;
+        c.oracle.removed(3, true)
+    }),
+    (rules::REMOVAL_COMMITTED, "another is removed", |c| {
+        c.remove(2)?;
+        c.oracle.removed(3, true)
+    }),
+    (rules::REMOVAL_COMMITTED, "its removal was never committed", |c| {
+        c.oracle.removed(3, false)?;
+        c.remove(2)?;
+        c.oracle.ended()
     }),
     (rules::SNAPSHOT_COMMITTED, "a snapshot of the future", |c| {
         let shown = c.member(3);
@@ -431,6 +476,16 @@ fn each_rule_of_the_oracle_is_tested() {
     for rule in rules::ALL.iter().filter(|rule| !elsewhere.contains(rule)) {
         assert!(TABLE.iter().any(|(tested, ..)| tested == rule), "{} has no test", rule.name);
     }
+}
+
+/// One that was removed says so, before or after anybody is seen to know it.
+#[test]
+fn who_was_removed_may_say_so() {
+    let mut c = Cluster::settled();
+    c.oracle.removed(3, false).unwrap();
+    c.remove(3).unwrap();
+    c.oracle.removed(3, true).unwrap();
+    c.oracle.ended().unwrap();
 }
 
 /// What is allowed must not be found: a new leader replaces what was not committed, a member that

@@ -78,6 +78,8 @@ impl World {
         let n_syncs = host.disk.count(Op::Sync);
         let Some(member) = host.member_mut() else { return Ok(()) };
         let ended = member.turn(clock);
+        self.look_at_messages(id)?;
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         let n_syncs = host.disk.count(Op::Sync) - n_syncs;
         if host.disk.is_stopped() {
             return self.crashed_in_a_step(id);
@@ -89,6 +91,11 @@ impl World {
         if let Some(result) = ended {
             match &result {
                 Ok(()) => self.observe(id)?,
+                // It ended in order, too.
+                Err(Error::Removed(_)) => {
+                    self.observe(id)?;
+                    self.watch.oracle.removed(id, true)?;
+                }
                 // It ended where it stood, and what it had to say is not said.
                 Err(_) => self.watch.crashed(id, true),
             }
@@ -252,6 +259,9 @@ impl World {
             }
             Err(error) => {
                 host.process = Process::Down;
+                if matches!(error, Error::Removed(_)) {
+                    self.watch.oracle.removed(id, false)?;
+                }
                 self.ended(id, Err(error))
             }
         }

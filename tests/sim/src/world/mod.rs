@@ -146,6 +146,7 @@ struct World {
     coverage: Coverage,
     trace: Trace,
     hash: u64,
+    recovery: Option<u64>,
     ears: Ears,
     logger: slog::Logger,
 }
@@ -162,6 +163,7 @@ pub fn run(setup: &Setup, report: &mut Report) -> Result<(), Violation> {
     report.ops = world.clients.n_ops();
     report.coverage = world.coverage;
     report.fingerprint = world.hash;
+    report.recovery = world.recovery;
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -201,6 +203,7 @@ impl World {
             coverage: Coverage::default(),
             trace,
             hash: setup.seed,
+            recovery: None,
             ears,
             logger,
             setup,
@@ -221,6 +224,7 @@ impl World {
         let end = self.setup.ticks * TICK;
         self.until(end)?;
         self.calm()?;
+        self.watch.oracle.ended()?;
         self.clients.judge(&self.watch.oracle)
     }
 

@@ -33,11 +33,29 @@ pub(crate) struct Watch {
 struct Known {
     last: Option<Cursors>,
     consumed: Vec<Consumed>,
+    /// The last index whose state its applier captured.
+    captured: Option<u64>,
+}
+
+impl Known {
+    fn consumes(&mut self, consumed: Vec<Consumed>) {
+        let captured = consumed.iter().rev().find_map(|item| match item {
+            Consumed::Captured { index } => Some(*index),
+            Consumed::Restored { .. } | Consumed::Applied { .. } => None,
+        });
+        self.captured = captured.or(self.captured);
+        self.consumed.extend(consumed);
+    }
+
+    /// Its newest snapshot is another, and it has taken that itself: nobody sent it.
+    fn has_taken(&self, last: &Cursors, now: &Cursors) -> bool {
+        now.snapshot_index > last.snapshot_index && self.captured == Some(now.snapshot_index)
+    }
 }
 
 impl Watch {
     pub(super) fn consumed(&mut self, id: u64, consumed: Vec<Consumed>) {
-        self.members.entry(id).or_default().consumed.extend(consumed);
+        self.members.entry(id).or_default().consumes(consumed);
     }
 
     pub(super) fn started(&mut self, id: u64) {
@@ -164,10 +182,8 @@ impl World {
         if known.last == Some(cursors) && consumed.is_empty() {
             return Ok(());
         }
-        if let Some(early) = member.early_promise() {
-            return Err(rules::PROMISES_KEPT.broken(format!("member {id}: {early}")));
-        }
         let last = known.last.replace(cursors);
+        let has_taken = last.is_some_and(|last| known.has_taken(&last, &cursors));
         let oracle = &mut self.watch.oracle;
         oracle.observe(&Step {
             tick,
@@ -175,6 +191,7 @@ impl World {
             process: host.life,
             cursors: &cursors,
             entry: &|index| member.entry(index),
+            removal: &|index| member.removal(index),
             voters: &|| Voters { incoming: member.configuration().0, outgoing: Vec::new() },
             consumed: &consumed,
         })?;
@@ -197,7 +214,7 @@ impl World {
                     self.coverage.count(Kind::LeaderChange);
                 }
             }
-            if cursors.snapshot_index > last.snapshot_index {
+            if has_taken {
                 self.coverage.count(Kind::SnapshotTaken);
             }
             if cursors.first_index > last.first_index {
@@ -208,6 +225,16 @@ impl World {
         let words = [self.now, id, term, commit, cursors.last_index, cursors.applied];
         self.mix(&words);
         Ok(())
+    }
+
+    /// What a member's turn sent was on its disk when it left, however that turn ended.
+    pub(super) fn look_at_messages(&self, id: u64) -> Result<(), Violation> {
+        let member = self.hosts.get(&id).and_then(Host::member);
+        let early = member.and_then(|member| member.early_promise());
+        early.map_or(Ok(()), |early| {
+            let violation = rules::PROMISES_KEPT.broken(format!("member {id}: {early}"));
+            Err(Violation { tick: Some(self.tick()), ..violation })
+        })
     }
 
     /// The messages of a step that a crash cuts short have left all the same.
@@ -221,5 +248,42 @@ impl World {
     pub(super) fn look_at_state(&mut self, id: u64, index: u64) -> Result<(), Violation> {
         let Some(member) = self.hosts.get(&id).and_then(Host::member) else { return Ok(()) };
         self.watch.oracle.state(id, index, member.machine().hash())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A campaign must not pass for one in which members took snapshots when all were installed.
+    #[test]
+    fn an_installed_snapshot_was_not_taken() {
+        let at = |snapshot_index| Cursors {
+            term: 1,
+            vote: 0,
+            commit: 9,
+            published: 9,
+            applied: 9,
+            last_index: 9,
+            last_term: 1,
+            first_index: 1,
+            snapshot_index,
+            snapshot_term: 1,
+            role: Role::Follower,
+            leader: 0,
+            book_version: 0,
+            durable_term: 1,
+            durable_vote: 0,
+            durable_commit: 9,
+            durable_last: 9,
+        };
+        let mut known = Known::default();
+        known.consumes(vec![Consumed::Restored { index: 5, term: 1 }]);
+        assert!(!known.has_taken(&at(1), &at(5)));
+        known.consumes(vec![Consumed::Captured { index: 7 }]);
+        known.consumes(Vec::new());
+        assert!(known.has_taken(&at(5), &at(7)));
+        assert!(!known.has_taken(&at(7), &at(7)));
+        assert!(!known.has_taken(&at(5), &at(9)), "another's");
     }
 }
