@@ -275,7 +275,7 @@ impl Storage {
     pub(crate) fn decides_change(&self, commit: u64) -> bool {
         let low = (self.wal.hard_state().commit + 1).max(self.wal.first_index());
         let end = commit.min(self.wal.last_index()) + 1;
-        low < end && self.wal.conf_changes(low, end).next().is_some()
+        low < end && self.wal.conf_changes(low, end).next().is_some() && !has(Defect::ForgetChange)
     }
 
     fn save_decision(&mut self) -> Result<(), Error> {

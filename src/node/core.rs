@@ -698,8 +698,7 @@ impl Core {
     /// Handles everything that raft has ready, in the one order that loses nothing:
     ///
     /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
-    ///    10.2.1), unless this Ready changes term or vote, or
-    ///    commits a membership change;
+    ///    10.2.1), unless this Ready changes term or vote, or commits a membership change;
     /// 2. entries and hard state become durable in one batch with one sync;
     /// 3. messages that promise that durability leave;
     /// 4. raft is told, and what became committed is published.

@@ -60,6 +60,7 @@ defects! {
 
     // What raft has on disk.
     DropHardState "drop-hard-state" "term and vote are written only when entries are",
+    ForgetChange "forget-change" "that a membership change is committed is synced with what comes later",
     IgnoreSaveError "ignore-save-error" "a failed write of entries is not told",
     EarlySend "early-send" "messages that promise durability leave before the sync",
     EarlyVote "early-vote" "the messages of a new leader leave before its own vote is synced",

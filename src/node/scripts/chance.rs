@@ -5,6 +5,8 @@ use super::*;
 
 /// Which history is tried, instead of some that are new each time.
 const SEED: &str = "CHANCE_SEED";
+/// From which on the histories are tried, instead of from where chance says.
+const FIRST_SEED: &str = "CHANCE_FIRST_SEED";
 
 /// How many histories, and how many events each has.
 const HISTORIES: u64 = 12;
@@ -258,13 +260,15 @@ impl History {
     }
 }
 
-/// Runs some histories, or the one that the environment names.
+/// Runs some histories, or what the environment names.
 #[expect(clippy::print_stderr, reason = "a history that fails must be repeatable")]
 fn run() {
-    let named = std::env::var(SEED).ok().map(|seed| seed.parse().expect(SEED));
-    let histories = if named.is_some() { 1 } else { HISTORIES };
-    let first = named.unwrap_or_else(|| u64::from_le_bytes(crate::identity::random()) >> 16);
-    eprintln!("{SEED}={first}, and the {histories} from there on");
+    let named = |name| std::env::var(name).ok().map(|seed| seed.parse().expect(name));
+    let one = named(SEED);
+    let histories = if one.is_some() { 1 } else { HISTORIES };
+    let first = one.or_else(|| named(FIRST_SEED));
+    let first = first.unwrap_or_else(|| u64::from_le_bytes(crate::identity::random()) >> 16);
+    eprintln!("{FIRST_SEED}={first}: {histories} histories");
     for seed in first..first + histories {
         History::run(seed);
     }

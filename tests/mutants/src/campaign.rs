@@ -7,7 +7,8 @@ use std::process::Command;
 use crate::build::Built;
 
 /// The variables that fix what is random, and the number they are given.
-const SEEDS: [&str; 4] = ["WAL_SEED", "MODEL_SEED", "FUZZ_SEED", "DEFECTS_SEED"];
+const SEEDS: [&str; 5] =
+    ["WAL_SEED", "MODEL_SEED", "FUZZ_SEED", "DEFECTS_SEED", "CHANCE_FIRST_SEED"];
 const SEED: &str = "1";
 
 /// Something that passes without a defect and must fail with one.

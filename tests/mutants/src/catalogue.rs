@@ -75,6 +75,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         NoLock => vec![log("wal/tests/disk.rs", "whole_files_and_locks")],
 
         DropHardState => vec![CLUSTERS],
+        ForgetChange => vec![script("node::scripts::changes::a_crash_forgets_no_removal")],
         IgnoreSaveError => {
             vec![CLUSTERS, script("node::scripts::writes::nothing_is_promised_before_the_sync")]
         }
