@@ -95,11 +95,7 @@ fn main() -> ExitCode {
 fn prove(args: &Args) -> io::Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = root.join(args.page());
-    let mut report = match fs::read_to_string(&page) {
-        Ok(text) if !args.only.is_empty() => Report::read(&text)
-            .map_err(|why| io::Error::other(format!("{}: {why}", args.page().display())))?,
-        _ => Report::default(),
-    };
+    let mut report = if args.only.is_empty() { Report::default() } else { known(&page)? };
     let chosen = NAMES
         .into_iter()
         .filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name));
@@ -115,12 +111,26 @@ fn prove(args: &Args) -> io::Result<bool> {
         let progress = Progress::new(place, campaigns.len(), campaign.name);
         let row = run(campaign, &root, commit, &machine, progress)?;
         all_passed &= row.failure.is_none();
+        if place > 0 || !args.only.is_empty() {
+            // Another may have run other campaigns meanwhile.
+            report = known(&page)?;
+        }
         report.add(row);
         // What is known is written: the next may take hours, and be interrupted.
         fs::write(&page, report.to_string())?;
     }
     write!(io::stdout(), "{report}")?;
     Ok(all_passed)
+}
+
+/// What the page says, if there is one.
+fn known(page: &Path) -> io::Result<Report> {
+    match fs::read_to_string(page) {
+        Ok(text) => Report::read(&text)
+            .map_err(|why| io::Error::other(format!("{}: {why}", page.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Report::default()),
+        Err(error) => Err(error),
+    }
 }
 
 fn run(
