@@ -91,7 +91,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         MarkerFirst => {
             vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]
         }
-        NewerConfState => vec![MORE_CLUSTERS],
+        NewerConfState => vec![script("node::scripts::changes::a_crash_forgets_no_removal")],
 
         UnsyncedSnapshot => vec![STATES, CLUSTERS],
         UnsyncedInstall => vec![STATES, MORE_CLUSTERS],
