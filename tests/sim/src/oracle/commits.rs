@@ -73,6 +73,14 @@ impl Commits {
         Ok(is_new)
     }
 
+    /// A log must keep this entry: it is committed, and not only in a term that the log's member has
+    /// not heard of. Until it has, a leader of an earlier term may replace entries that nobody had
+    /// committed when the member took them; its log has not been counted.
+    pub(super) fn binds(&self, index: u64, entry: Entry, term: u64) -> bool {
+        let committed = self.by_index.get(place(index));
+        committed.is_some_and(|known| known.entry == Some(entry) && known.seen_in_term <= term)
+    }
+
     /// The last entry that was committed in an earlier term than this, as far as it is known.
     pub(super) fn last_before(&self, term: u64) -> Option<(u64, Entry)> {
         let found = (self.by_index.iter().enumerate().rev())

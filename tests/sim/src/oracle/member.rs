@@ -291,7 +291,7 @@ impl Member {
         let removed = self.log.get(index + 1).map(|entry| (index + 1, entry));
         if let Some((first, entry)) = removed {
             rules::COMMITTED_STAYS.holds(
-                first <= now.snapshot_index || commits.entry(first) != Some(entry),
+                first <= now.snapshot_index || !commits.binds(first, entry, now.term),
                 || {
                     format!(
                         "member {id} lost entry {first} of term {}, which is committed",

@@ -47,7 +47,7 @@ rules! {
     LEADER_COMPLETENESS = "leader completeness", "Whoever comes to lead has every entry that was committed in an earlier term.";
     LOG_MATCHING = "log matching", "Entries with the same index and term are the same, and follow the same entry.";
     TERMS_RISE = "terms rise along a log", "No entry has a lower term than the one before it, nor a higher one than its member.";
-    COMMITTED_STAYS = "committed entries stay", "What is committed at an index is the same entry for every member, for ever, and no log loses it.";
+    COMMITTED_STAYS = "committed entries stay", "What is committed at an index is the same entry for every member, for ever, and no log loses it whose member knows of the term in which it was committed.";
     COMMITTED_ON_QUORUM = "committed on a quorum", "When a leader commits an entry, a quorum of the configuration in force has it in its durable log; of both configurations when there are two.";
     COMMITS_OWN_TERM = "commits in its own term", "A leader moves its commit index to an entry of its own term only.";
     STATE_MACHINE_SAFETY = "state machine safety", "Whatever members publish or apply at an index is one entry, whoever does it, whenever, and after whatever crash or snapshot.";
