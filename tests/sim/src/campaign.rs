@@ -116,8 +116,10 @@ pub fn run(plan: &Plan, simulate: Simulate<'_>) -> Summary {
             let mut report = Report::default();
             let result = run_one(&setup, &mut report, simulate);
             ticks.fetch_add(report.ticks, Ordering::Relaxed);
-            if result.is_err() && plan.stops_early {
-                is_over.store(true, Ordering::Relaxed);
+            if let Err(violation) = &result {
+                // The rest may take long; what replays it is said at the end.
+                say(&format!("\rseed {seed}: {violation}\x1b[K\n"));
+                is_over.fetch_or(plan.stops_early, Ordering::Relaxed);
             }
             let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
             summary.take(&setup, report, result);

@@ -239,16 +239,22 @@ impl Member {
     }
 
     /// What it acknowledged in the step that a crash cut short is there, or a leader of a later
-    /// term replaced it in the same step: then that term is on the disk too, and the log ends in
-    /// something that was not in it before.
+    /// term replaced it in the same step.
     fn shows(&self, acknowledged: &Acknowledged, step: &Step<'_>) -> bool {
         let (now, &Acknowledged { index, entry_term, term }) = (step.cursors, acknowledged);
         let found = |index| (step.entry)(index).map(|(term, hash)| Entry { term, hash });
         let is_there =
             found(index).is_some_and(|found| entry_term.is_none_or(|term| term == found.term));
-        let is_other =
-            self.log.get(now.last_index).is_none_or(|had| Some(had) != found(now.last_index));
-        index <= now.snapshot_index || is_there || (now.term > term && is_other)
+        index <= now.snapshot_index || is_there || self.is_replaced_since(term, step)
+    }
+
+    /// A leader of a later term than this may have replaced entries: that term is on the disk, and
+    /// the log ends in something that was not in it before. What it ends in may be of any term, for
+    /// leaders send also what they were left by others.
+    fn is_replaced_since(&self, term: u64, step: &Step<'_>) -> bool {
+        let last = step.cursors.last_index;
+        let found = (step.entry)(last).map(|(term, hash)| Entry { term, hash });
+        step.cursors.term > term && self.log.get(last).is_none_or(|had| Some(had) != found)
     }
 
     /// What a log had through `index` is still there, or a later leader replaced it in a step
@@ -259,7 +265,7 @@ impl Member {
             return true;
         }
         let found = (step.entry)(index).map(|(term, hash)| Entry { term, hash });
-        found == Some(had) || (self.ended_mid_step && step.cursors.last_term > had.term)
+        found == Some(had) || (self.ended_mid_step && self.is_replaced_since(had.term, step))
     }
 
     /// Brings the copy of its log up to date, from its end back to where nothing changed. Gives

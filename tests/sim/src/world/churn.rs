@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the operator looks what is to be done.
 const LOOK: u64 = SECOND;
 
+/// How long one with a new disk may run without an end before the operator removes it.
+const LOST: u64 = 5 * SECOND;
+
 /// What the operator has asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Operator {
@@ -31,7 +34,16 @@ impl World {
         self.hear();
         let Some(book) = self.book().cloned() else { return };
         let lost = self.hosts.values().filter(|host| {
-            matches!(host.process, Process::Lost) && book.members.contains_key(&host.id)
+            book.members.contains_key(&host.id)
+                && match host.process {
+                    Process::Lost => true,
+                    // Whom it asks may all be gone, so that nobody tells it that its id is known by
+                    // another disk: the operator, who replaced that, knows.
+                    Process::Up(_) | Process::Joining(_) => {
+                        host.is_wiped && self.now > host.started_at + LOST
+                    }
+                    Process::Down | Process::Removed => false,
+                }
         });
         let lost: Vec<u64> = lost.map(|host| host.id).collect();
         if self.operator.asked.is_empty() {
