@@ -118,7 +118,8 @@ pub fn run(plan: &Plan, simulate: Simulate<'_>) -> Summary {
             ticks.fetch_add(report.ticks, Ordering::Relaxed);
             if let Err(violation) = &result {
                 // The rest may take long; what replays it is said at the end.
-                say(&format!("\rseed {seed}: {violation}\x1b[K\n"));
+                let bar_off = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+                say(&format!("{bar_off}seed {seed}: {violation}\n"));
                 is_over.fetch_or(plan.stops_early, Ordering::Relaxed);
             }
             let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
