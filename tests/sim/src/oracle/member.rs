@@ -163,15 +163,6 @@ impl Member {
         self.log.get(index)
     }
 
-    /// It has this committed entry, or a snapshot of it.
-    pub(super) fn has(&self, index: u64, entry: Entry) -> bool {
-        self.log
-            .get(index)
-            .map_or(self.cursors.is_some_and(|cursors| index <= cursors.snapshot_index), |found| {
-                found == entry
-            })
-    }
-
     /// It has this entry on its disk, or had it there when that was lost: those who heard so
     /// before count it.
     pub(super) fn keeps(&self, index: u64, entry: Entry) -> bool {

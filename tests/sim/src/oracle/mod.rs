@@ -137,19 +137,20 @@ impl Oracle {
     }
 
     fn begins_to_lead(&mut self, step: &Step<'_>) -> Result<(), Violation> {
-        let Step { member: id, cursors: &Cursors { term, .. }, .. } = *step;
+        let Step { member: id, cursors: &Cursors { term, snapshot_index, .. }, .. } = *step;
         let first = *self.leaders.entry(term).or_insert(id);
         rules::ELECTION_SAFETY
             .holds(first == id, || format!("members {first} and {id} lead in term {term}"))?;
         self.n_leader_changes += 1;
         let log = &self.members[&id];
         match self.commits.last_before(term) {
-            Some((index, entry)) if !log.has(index, entry) => Err(rules::LEADER_COMPLETENESS
-                .broken(format!(
+            Some((index, entry)) if index > snapshot_index && log.get(index) != Some(entry) => {
+                Err(rules::LEADER_COMPLETENESS.broken(format!(
                     "member {id} leads in term {term} without entry {index} of term {}, which \
                      was committed before",
                     entry.term
-                ))),
+                )))
+            }
             _ => Ok(()),
         }
     }

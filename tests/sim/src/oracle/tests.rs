@@ -561,6 +561,18 @@ fn a_later_leader_may_put_older_entries_in_the_place_of_newer_ones() {
     }
 }
 
+/// Found as a violation in one of the third ten thousand seeds (172222192), wrongly: who comes to lead
+/// may have taken a snapshot in that very step, of all that was committed before.
+#[test]
+fn a_new_leader_may_have_a_snapshot_instead_of_entries() {
+    let mut c = Cluster::settled();
+    c.elect(2, 3);
+    c.member(2).append(5, 3);
+    c.member(2).cursors.snapshot_index = 4;
+    c.member(2).log.retain(|index, _| *index > 4);
+    c.see(2).unwrap();
+}
+
 /// What is allowed must not be found: a new leader replaces what was not committed, a member that
 /// died in a step comes back with what that step had written, and a snapshot replaces a log.
 #[test]
