@@ -47,7 +47,7 @@
 //!
 //! - N1 snapshot index <= published <= commit index <= last index; applied <= published.
 //! - N2 No message that promises durability leaves before the sync that makes it true returned,
-//!   nor any message of a Ready that changes term or vote.
+//!   nor any message of a Ready that changes term or vote, or commits a membership change.
 //! - N3 The commit channel carries contiguous ranges, each index once; after `Restore(i)` only
 //!   indexes above i follow.
 //! - N4 A snapshot labelled i contains exactly the entries 1..=i and the membership as of i.

@@ -191,9 +191,9 @@ impl Storage {
     }
 
     /// Makes entries and hard state durable in one batch with one sync, when raft says that
-    /// something depends on it. A commit index alone is only remembered, unless it
-    /// [decides](Self::decides_change) on a membership change: it rides in the next batch, so that
-    /// at most the last batch of the log is ever unsynced.
+    /// something depends on it. A commit index alone is only remembered, and rides in the next
+    /// batch, so that at most the last batch of the log is ever unsynced; one that
+    /// [decides](Self::decides_change) on a membership change is saved at once.
     ///
     /// # Errors
     ///

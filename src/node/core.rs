@@ -709,12 +709,13 @@ impl Core {
             }
             let mut ready = self.raw.ready();
             let votes = ready.hs().is_some_and(|hard| {
-                hard.term != self.last_hard.term
-                    || hard.vote != self.last_hard.vote
-                    || self.raw.store().decides_change(hard.commit)
+                hard.term != self.last_hard.term || hard.vote != self.last_hard.vote
             });
+            let decides =
+                ready.hs().is_some_and(|hard| self.raw.store().decides_change(hard.commit));
+            let waits = votes && !has(Defect::EarlyVote) || decides && !has(Defect::EarlyDecision);
             let mut messages = ready.take_messages();
-            if !votes || has(Defect::EarlyVote) {
+            if !waits {
                 self.send_all(std::mem::take(&mut messages), send);
             }
             if has(Defect::EarlySend) {

@@ -323,6 +323,34 @@ fn a_crash_forgets_no_removal() {
     cluster.write(again, 3);
 }
 
+/// N2: that a change is committed leaves the leader when its disk knows it, and not before: whoever is
+/// removed goes for good when it hears so, and the leader may crash, and forget.
+#[test]
+fn a_change_is_on_the_leaders_disk_before_others_hear_of_it() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    let removed = cluster.follower();
+    let before = cluster.member(leader).core.hard_state().commit;
+    let pending = cluster.change(leader, Change::Remove { id: removed }, ChangeOptions::default());
+    cluster.turn(leader, false).unwrap();
+    for (from, to, wire) in std::mem::take(&mut cluster.network) {
+        cluster.deliver(from, to, wire).unwrap();
+    }
+    let acknowledgement = cluster.network.pop_front().expect("a follower has taken the entry");
+    cluster.network.clear();
+    const EIO: i32 = 5;
+    cluster.member(leader).fs.inject(Op::Sync, 0, Fault::Error(EIO));
+    let (from, to, wire) = acknowledgement;
+    let error = cluster.deliver(from, to, wire).unwrap_err();
+    assert!(matches!(error, Error::Disk(_)), "{error}");
+    let told = cluster.network.iter().find(
+        |(_, _, wire)| matches!(wire, Wire::Frame(Frame::Raft(message)) if message.commit > before),
+    );
+    assert!(told.is_none(), "a commit left without its sync");
+    drop(pending);
+}
+
 /// A snapshot takes the place of the log that says who was removed.
 #[test]
 fn a_snapshot_knows_who_was_removed() {

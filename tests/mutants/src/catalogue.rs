@@ -87,6 +87,9 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         EarlyVote => {
             vec![script("node::scripts::changes::a_lone_voter_is_silent_before_its_own_vote")]
         }
+        EarlyDecision => vec![script(
+            "node::scripts::changes::a_change_is_on_the_leaders_disk_before_others_hear_of_it",
+        )],
         HardStateFirst => vec![STATES, CLUSTERS],
         MarkerFirst => {
             vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]

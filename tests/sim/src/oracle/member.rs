@@ -240,12 +240,16 @@ impl Member {
     }
 
     /// A leader of a later term than this may have replaced entries: that term is on the disk, and
-    /// the log ends in something that was not in it before. What it ends in may be of any term, for
+    /// the log ends in an entry that was not in it before. What it ends in may be of any term, for
     /// leaders send also what they were left by others.
     fn is_replaced_since(&self, term: u64, step: &Step<'_>) -> bool {
-        let last = step.cursors.last_index;
-        let found = (step.entry)(last).map(|(term, hash)| Entry { term, hash });
-        step.cursors.term > term && self.log.get(last).is_none_or(|had| Some(had) != found)
+        let &Cursors { last_index, last_term, .. } = step.cursors;
+        let ended_at = self.cursors.map_or(0, |before| before.last_index);
+        let ends_in_another = match self.log.get(last_index) {
+            Some(had) => had.term != last_term,
+            None => last_index > ended_at,
+        };
+        step.cursors.term > term && ends_in_another
     }
 
     /// What a log had through `index` is still there, or a later leader replaced it in a step
@@ -287,8 +291,11 @@ impl Member {
         }
         let removed = self.log.get(index + 1).map(|entry| (index + 1, entry));
         if let Some((first, entry)) = removed {
+            // Nothing goes but for a later leader's entry in its place.
+            let is_replaced = first <= now.last_index && entry.term < now.term;
+            let term = if is_replaced { now.term } else { u64::MAX };
             rules::COMMITTED_STAYS.holds(
-                first <= now.snapshot_index || !commits.binds(first, entry, now.term),
+                first <= now.snapshot_index || !commits.binds(first, entry, term),
                 || {
                     format!(
                         "member {id} lost entry {first} of term {}, which is committed",

@@ -401,6 +401,42 @@ const TABLE: &[(Rule, &str, Break)] = &[
         c.restart(2, true).append(4, 2);
         c.see(2)
     }),
+    (rules::SYNCED_STAYS, "all behind the snapshot is gone in a step that was cut short", |c| {
+        c.member(2).cursors.snapshot_index = 4;
+        c.member(2).append(5, 2);
+        c.see(2)?;
+        let shown = c.restart(2, true);
+        shown.log.retain(|index, _| *index < 4);
+        let cursors = &mut shown.cursors;
+        (cursors.term, cursors.durable_term, cursors.durable_vote) = (3, 3, 0);
+        (cursors.last_index, cursors.durable_last) = (4, 4);
+        c.see(2)
+    }),
+    (rules::COMMITTED_STAYS, "an earlier term's member drops what is committed", |c| {
+        // It is committed in a term of which the second has not heard.
+        for id in [2, 1] {
+            c.member(id).append(5, 2);
+            c.see(id)?;
+        }
+        c.member(3).append(4, 2);
+        c.member(3).append(5, 2);
+        c.member(3).lead(1, 4);
+        (c.member(3).cursors.role, c.member(3).cursors.vote) = (Role::Follower, 0);
+        c.member(3).cursors.durable_vote = 0;
+        c.see(3)?;
+        c.member(1).lead(1, 4);
+        c.see(1)?;
+        c.member(3).append(6, 4);
+        c.see(3)?;
+        c.member(1).append(6, 4);
+        c.member(1).commit(6);
+        c.see(1)?;
+        let second = c.member(2);
+        second.log.remove(&5);
+        (second.cursors.term, second.cursors.durable_term) = (3, 3);
+        (second.cursors.last_index, second.cursors.durable_last) = (4, 4);
+        c.see(2)
+    }),
     (rules::SYNCED_STAYS, "a log has a hole", |c| {
         c.member(2).append(5, 2);
         c.member(2).append(6, 2);

@@ -34,13 +34,16 @@ impl World {
         self.hear();
         let Some(book) = self.book().cloned() else { return };
         let lost = self.hosts.values().filter(|host| {
-            book.members.contains_key(&host.id)
+            let is_member = |id: &u64| book.members.contains_key(id);
+            // Whom it asks may all be gone, so that nobody tells it that its id is known by another
+            // disk: the operator, who replaced that, knows.
+            let mut others = host.founders.iter().map(|founder| founder.id);
+            let mut is_alone = || !others.any(|id| id != host.id && is_member(&id));
+            is_member(&host.id)
                 && match host.process {
                     Process::Lost => true,
-                    // Whom it asks may all be gone, so that nobody tells it that its id is known by
-                    // another disk: the operator, who replaced that, knows.
                     Process::Up(_) | Process::Joining(_) => {
-                        host.is_wiped && self.now > host.started_at + LOST
+                        host.is_wiped && self.now > host.started_at + LOST && is_alone()
                     }
                     Process::Down | Process::Removed => false,
                 }

@@ -252,6 +252,7 @@ impl World {
             }
             Ok(Booted::Joining(join)) => {
                 host.process = Process::Joining(join);
+                host.started_at = now;
                 self.say(|| format!("{id} wants to join"));
                 let delay = self.delay();
                 self.plan_in(delay, Event::Talk(Box::new(Talk::Join { id, life })));
