@@ -95,9 +95,18 @@ impl Nemesis<'_> {
         let filler = disk.fill(leave);
         wait(LASTS);
         fs::remove_file(filler).expect("the filler is ours");
-        if let Some(status) = self.cluster.ended(member) {
-            assert_eq!(status.code(), Some(DISK), "{}", self.cluster.said(member));
-            self.start(member);
+        match self.cluster.ended(member) {
+            Some(status) => {
+                assert_eq!(status.code(), Some(DISK), "{}", self.cluster.said(member));
+                self.start(member);
+            }
+            // It may be about to end, having found no room a moment ago; nothing tells that from
+            // going on.
+            None if leave == 0 => {
+                self.cluster.kill(member);
+                self.start(member);
+            }
+            None => {}
         }
         self.cluster.wait_ready(member);
     }
