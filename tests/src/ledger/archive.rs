@@ -103,12 +103,64 @@ fn keep(Watched { log, kept, .. }: &Watched) -> io::Result<()> {
         let second = kept.join(name);
         match (path.metadata(), second.metadata()) {
             (Ok(now), Ok(before)) if now.ino() == before.ino() => continue,
-            // Another file has its name now.
-            (Ok(_), Ok(_)) => fs::remove_file(&second)?,
+            // Another file has its name now: the directory is another, and begins anew.
+            (Ok(_), Ok(_)) => put_by(kept, &second)?,
             (Err(_), _) => continue,
             (Ok(_), Err(_)) => {}
         }
         fs::hard_link(&path, &second)?;
     }
     Ok(())
+}
+
+/// Moves a segment to where those of earlier directories are.
+fn put_by(kept: &Path, second: &Path) -> io::Result<()> {
+    let name = second.file_name().unwrap_or_default();
+    let free = (1..).map(|n| kept.join(format!("earlier-{n:03}")));
+    let mut free = free.filter(|earlier| !earlier.join(name).exists());
+    let earlier = free.next().unwrap_or_else(|| kept.to_owned());
+    fs::create_dir_all(&earlier)?;
+    fs::rename(second, earlier.join(name))
+}
+
+/// The segments that are kept in a directory: those of earlier directories first, in the order of
+/// their names.
+pub(super) fn segments(kept: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(kept)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    let (earlier, mut own): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    let mut all = Vec::new();
+    for directory in earlier {
+        all.extend(segments(&directory)?);
+    }
+    all.append(&mut own);
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by an hour of rounds: a member that was wiped, and founded its log anew, had files of
+    /// the same names as before, and those took the places of what had been kept.
+    #[test]
+    fn a_wiped_members_segments_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("wal");
+        let kept = directory.path().join("kept-1");
+        let watched = Watched { member: 1, log: log.clone(), kept: kept.clone() };
+        fs::create_dir_all(&kept).unwrap();
+        let name = "0000000000000001-0000000000000002.wal";
+        for life in ["first", "second", "third"] {
+            fs::create_dir_all(&log).unwrap();
+            fs::write(log.join(name), life).unwrap();
+            (0..2).for_each(|_| keep(&watched).unwrap());
+            fs::remove_dir_all(&log).unwrap();
+        }
+        let texts = segments(&kept).unwrap().into_iter().map(|path| fs::read_to_string(path));
+        assert_eq!(texts.map(Result::unwrap).collect::<Vec<_>>(), ["first", "second", "third"]);
+    }
 }

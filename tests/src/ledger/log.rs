@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use raftexample::command::{Command, Envelope, Op, Test, Txn};
 use raftnode::inspect::{self, Content, Entry, Item, Record, What};
 
-use super::GENESIS;
+use super::{GENESIS, archive};
 
 /// An entry, as far as it can be compared and counts for the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +58,8 @@ impl fmt::Display for Said {
 pub struct MemberLog {
     entries: BTreeMap<u64, Committed>,
     commit: u64,
+    /// Index and term of the last one.
+    marker: Option<(u64, u64)>,
 }
 
 impl MemberLog {
@@ -70,13 +71,7 @@ impl MemberLog {
     pub fn read(segments: &Path) -> Result<MemberLog, String> {
         let mut log = MemberLog::default();
         let unreadable = |error| format!("{}: {error}", segments.display());
-        let mut paths: Vec<_> = fs::read_dir(segments)
-            .map_err(unreadable)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()
-            .map_err(unreadable)?;
-        paths.sort();
-        for path in paths {
+        for path in archive::segments(segments).map_err(unreadable)? {
             let mut refused = None;
             let inspection = inspect::open(&path).map_err(|error| error.to_string())?;
             let run = inspection.run(&mut |item| match log.take(&item) {
@@ -125,9 +120,12 @@ impl MemberLog {
             }
             What::Marker(marker) => {
                 // One that the log does not go on from was another member's, and ends the log:
-                // what had not been committed until then may never be.
+                // what had not been committed until then may never be. Every segment begins with
+                // the one that was the last before it.
+                let is_new = self.marker.replace((marker.index, marker.term))
+                    != Some((marker.index, marker.term));
                 let own = self.entries.get(&marker.index).map(|entry| entry.term);
-                if own != Some(marker.term) {
+                if is_new && own != Some(marker.term) {
                     self.entries.split_off(&(self.commit + 1));
                 }
             }
@@ -139,7 +137,7 @@ impl MemberLog {
 
     #[cfg(test)]
     pub(super) fn of(entries: Vec<(u64, Committed)>, commit: u64) -> MemberLog {
-        MemberLog { entries: entries.into_iter().collect(), commit }
+        MemberLog { entries: entries.into_iter().collect(), commit, marker: None }
     }
 }
 

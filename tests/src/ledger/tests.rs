@@ -1,6 +1,10 @@
 //! Logs and recordings by hand: what is decided, and what is refused.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use wal::fs::DiskFs;
+use wal::{Batch, HardState, Marker, Options, Wal};
 
 use super::log::{Committed, Said, Write};
 use super::{Ledger, MemberLog, resolve};
@@ -175,4 +179,29 @@ fn committed_entries_are_the_same_everywhere() {
     assert!(Ledger::join(&[(1, log(1, 2)), (2, log(2, 1))]).is_ok());
     let why = Ledger::join(&[(1, log(1, 2)), (2, log(2, 2))]).unwrap_err();
     assert!(why.contains("member 1") && why.contains("index 2"), "{why}");
+}
+
+/// Found by an hour of rounds: each segment begins with the newest marker, and one that was there
+/// before says nothing of entries that were not committed when the segment before was full.
+#[test]
+fn a_log_is_read_over_the_ends_of_its_segments() {
+    let directory = tempfile::tempdir().unwrap();
+    let fs = Arc::new(DiskFs);
+    let options = Options { segment_bytes: 4096, ..Options::default() };
+    let mut batch = Batch::new();
+    batch.set_marker(Marker { index: 1, term: 1, checksum: 7 });
+    batch.set_hard_state(HardState { term: 1, vote: 0, commit: 1 });
+    let path = directory.path().join("wal");
+    let mut wal = Wal::create(fs, &path, options, &mut batch).unwrap();
+    for index in 2..=40 {
+        // What a new leader adds.
+        batch.push_entry(index, 1, false, &[&[0; 4]]);
+        batch.set_hard_state(HardState { term: 1, vote: 0, commit: index - 1 });
+        wal.save(&mut batch).unwrap();
+    }
+    assert!(wal.n_segments() > 3);
+    drop(wal);
+    let mut log = MemberLog::read(&path).unwrap();
+    log.committed_to(40);
+    assert_eq!(Ledger::join(&[(1, log)]).unwrap().missing(40), Vec::<u64>::new());
 }
