@@ -160,7 +160,7 @@ mod tests {
             (0..2).for_each(|_| keep(&watched).unwrap());
             fs::remove_dir_all(&log).unwrap();
         }
-        let texts = segments(&kept).unwrap().into_iter().map(|path| fs::read_to_string(path));
+        let texts = segments(&kept).unwrap().into_iter().map(fs::read_to_string);
         assert_eq!(texts.map(Result::unwrap).collect::<Vec<_>>(), ["first", "second", "third"]);
     }
 }
