@@ -24,7 +24,7 @@ const AROUND: Duration = Duration::from_secs(8);
 /// the members are what is released.
 const FAULTY_ROUNDS: usize = 2;
 /// More than it has to be, and less than two cores can do.
-const LOAD: Load = Load { bound_per_member: 3, movers: 10, per_second: 1_200 };
+const LOAD: Load = Load { bound_per_member: 3, movers: 6, per_second: 900 };
 
 /// What the clients must get answered in a second of faults. Reads at the end are not of that time.
 const MIN_OPS_PER_SECOND: f64 = 200.0;

@@ -2,7 +2,8 @@
 //! let go may be what a client never heard of.
 //!
 //! A segment keeps its file from its first byte to its last, so a second name for the file is
-//! enough. It is given within [`LOOK_EVERY`] of the first one, long before a segment is let go.
+//! enough. It is given within [`LOOK_EVERY`] of the first one, long before a segment is let go. A
+//! directory that was emptied has segments of the same names again: those of before are put by.
 
 use std::fs;
 use std::io;
@@ -116,9 +117,12 @@ fn keep(Watched { log, kept, .. }: &Watched) -> io::Result<()> {
 /// Moves a segment to where those of earlier directories are.
 fn put_by(kept: &Path, second: &Path) -> io::Result<()> {
     let name = second.file_name().unwrap_or_default();
-    let free = (1..).map(|n| kept.join(format!("earlier-{n:03}")));
-    let mut free = free.filter(|earlier| !earlier.join(name).exists());
-    let earlier = free.next().unwrap_or_else(|| kept.to_owned());
+    let mut n = 1;
+    let mut earlier = kept.join("earlier-001");
+    while earlier.join(name).exists() {
+        n += 1;
+        earlier = kept.join(format!("earlier-{n:03}"));
+    }
     fs::create_dir_all(&earlier)?;
     fs::rename(second, earlier.join(name))
 }

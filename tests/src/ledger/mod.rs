@@ -145,7 +145,7 @@ impl Ledger {
     /// # Errors
     ///
     /// How many entries are missing, and the first of them.
-    pub fn require_all(&self, last: u64) -> Result<(), String> {
+    fn require_all(&self, last: u64) -> Result<(), String> {
         let missing = self.missing(last);
         if let (Some(first), n) = (missing.first(), missing.len()) {
             return Err(format!(
