@@ -362,7 +362,8 @@ impl Loop<Transport, Workers> {
         }
         let mut select = Select::new();
         select.recv(&self.inbox);
-        if self.stopping.is_none() {
+        // What may not be proposed yet need not wake anybody.
+        if self.stopping.is_none() && !self.core.gathers(Instant::now()) {
             select.recv(&self.requests);
         }
         select.recv(&self.wake);
@@ -370,8 +371,8 @@ impl Loop<Transport, Workers> {
         if self.core.has_commits() {
             select.send(&self.commits);
         }
-        // A timeout is an event too: the next tick is due.
-        select.ready_deadline(self.next_tick).ok();
+        // A timeout is an event too: the next tick is due, or what was put off.
+        select.ready_deadline(self.deadline()).ok();
         Instant::now()
     }
 }
@@ -480,10 +481,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         result
     }
 
-    /// When the next tick is due.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn next_tick(&self) -> Instant {
-        self.next_tick
+    /// When the loop has something to do, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.core.due().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     #[cfg(feature = "simulation")]
@@ -498,10 +498,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
 
     /// Whether [`next_event`](Loop::next_event) would not block before the next tick.
     #[cfg(feature = "simulation")]
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self, now: Instant) -> bool {
+        let looks = self.stopping.is_none() && !self.core.gathers(now);
         self.core.has_work()
             || !self.inbox.is_empty()
-            || (self.stopping.is_none() && !self.requests.is_empty())
+            || (looks && !self.requests.is_empty())
             || !self.wake.is_empty()
             || !self.done.is_empty()
             || (self.core.has_commits() && !self.commits.is_full())
@@ -514,7 +515,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
-        for _ in 0..BATCH {
+        // Whoever stops looks at everything, to refuse it.
+        let looks = !core.gathers(now) || self.stopping.is_some() || shutdown;
+        for _ in 0..if looks { BATCH } else { 0 } {
             if bytes >= BATCH_BYTES {
                 break;
             }
@@ -546,7 +549,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             let tick = self.config.tick();
             self.next_tick = (self.next_tick + tick).max(now + tick / 2);
         }
-        core.finish_turn(send)?;
+        core.finish_turn(now, send)?;
         self.flush_commits()?;
         self.hand_out(now)?;
         if is_tick {

@@ -15,7 +15,7 @@ use super::query::View;
 use super::route::Ack;
 use super::{Api, patiently, text, txn};
 use crate::command::{self, Conditions};
-use crate::kvstore::{self, Response};
+use crate::kvstore::{self, Found, Response};
 
 /// The answer to `GET /_kv/`.
 #[derive(Serialize)]
@@ -79,14 +79,14 @@ impl Api {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reach(view, deadline).await?;
-        let version = self.store.load();
-        let answer = match version.map.get(key) {
+        let Found { value, applied_index, term } = self.store.get(key);
+        let answer = match value {
             Some(value) => {
                 answer::with_mod_index(answer::bytes(value.bytes.clone()), value.mod_index)
             }
             None => absent().answer(Default::default),
         };
-        Ok(answer::with_state(answer, version.applied_index, version.term, view.consistency))
+        Ok(answer::with_state(answer, applied_index, term, view.consistency))
     }
 
     pub(super) async fn list(
@@ -114,8 +114,7 @@ impl Api {
         let View { consistency, min_index } = view;
         // Whatever is here will do for a stale read: the node need not be asked. While the log is
         // replayed nothing is here.
-        if consistency == Consistency::Stale && self.store.load().applied_index >= min_index.max(1)
-        {
+        if consistency == Consistency::Stale && self.store.applied_index() >= min_index.max(1) {
             return Ok(());
         }
         let pending = self.handle.node().read(consistency, min_index, deadline)?;

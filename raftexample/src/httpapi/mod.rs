@@ -201,7 +201,7 @@ impl Api {
     }
 
     fn status(&self) -> Answer {
-        let applied_index = self.store.load().applied_index;
+        let applied_index = self.store.applied_index();
         answer::json(StatusCode::OK, &Overview::new(self.handle.node().status(), applied_index))
     }
 

@@ -334,11 +334,12 @@ impl Cluster {
             }
         };
         let result = event(&mut member.core, now, send)?;
-        member.core.finish_turn(send)?;
+        member.core.finish_turn(now, send)?;
         if member.consumes {
             member.consume()?;
             member.work()?;
-            member.core.finish_turn(send)?;
+            // Nothing else happens for as long as anything is put off.
+            member.core.finish_turn(now + super::core::PATIENCE, send)?;
         }
         for Sending { message, path } in member.core.take_sendings() {
             let bytes = member.file(&path);
