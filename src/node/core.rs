@@ -30,6 +30,7 @@ use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
 use self::election::ElectionTimer;
 use self::founding::Founding;
+#[cfg(test)]
 pub(crate) use self::pace::PATIENCE;
 use self::pace::Pace;
 pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};

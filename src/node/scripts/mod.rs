@@ -8,6 +8,7 @@ mod forgeries;
 mod leading;
 mod losses;
 mod outcomes;
+mod pace;
 mod reads;
 mod snapshots;
 mod writes;
@@ -24,7 +25,7 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
-use super::core::{Ask, Core, Parts, Sending, write_captured};
+use super::core::{Ask, Core, PATIENCE, Parts, Sending, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
@@ -123,6 +124,8 @@ struct Cluster {
     /// Forwards that a cut kept from being written.
     unwritten: Vec<Attempt>,
     now: Instant,
+    /// For as long as anything is put off, nothing else happens after each turn.
+    is_hasty: bool,
     seed: u64,
 }
 
@@ -277,6 +280,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             unwritten: Vec::new(),
             now: Instant::now(),
+            is_hasty: true,
             seed,
             recipe: recipe.clone(),
         };
@@ -323,6 +327,7 @@ impl Cluster {
         event: impl FnOnce(&mut Core, Instant, super::core::Send<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (network, cut, now) = (&mut self.network, &self.cut, self.now);
+        let later = if self.is_hasty { now + PATIENCE } else { now };
         let unwritten = &mut self.unwritten;
         let member = self.members.get_mut(&id).unwrap();
         let send = &mut |to: u64, frame: Frame| {
@@ -338,8 +343,7 @@ impl Cluster {
         if member.consumes {
             member.consume()?;
             member.work()?;
-            // Nothing else happens for as long as anything is put off.
-            member.core.finish_turn(now + super::core::PATIENCE, send)?;
+            member.core.finish_turn(later, send)?;
         }
         for Sending { message, path } in member.core.take_sendings() {
             let bytes = member.file(&path);
