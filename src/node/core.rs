@@ -622,6 +622,7 @@ impl Core {
         let term = self.raw.raft.term;
         if self.leads() {
             self.propose_batches(term, send);
+            self.proposals.taken_by_raft();
             return;
         }
         for forwarded in std::mem::take(&mut self.forwarded) {
@@ -635,6 +636,7 @@ impl Core {
         while let Some((key, data)) = self.proposals.launch(term, self.ticks) {
             send(leader, Frame::Forward { term, key, data });
         }
+        self.proposals.forwarded();
     }
 
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
@@ -723,7 +725,11 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
+                let is_appending = !entries.is_empty();
                 self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
+                if is_appending {
+                    self.proposals.saved(self.raw.store().last_save());
+                }
             } else {
                 self.install(ready.snapshot(), entries, ready.hs())?;
             }
