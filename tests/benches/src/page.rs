@@ -54,9 +54,10 @@ fn page() -> Result<(), Error> {
     let (machine, commit, now) = (facts::machine(&root)?, facts::commit(&root)?, facts::now());
     let mut page = format!(
         "# Budgets\n\nWritten by `make budgets`: what each step of a write costs by itself. What these \
-         are, and what\nthey cannot show, is in [performance.md](performance.md#benches).\n\n{machine}; \
-         commit {commit}; {now} UTC. Medians of the samples, with\nthe interval that holds them at 95 \
-         %.\n\n| bench | median | interval | a second |\n|---|---|---|---|\n"
+         are, and what\nthey cannot show, is in [performance.md](performance.md#benches).\n\n\
+         Of commit {commit}, at {now} UTC, on {machine}.\n\n\
+         Medians of the samples, with the interval that holds them at 95 %.\n\n\
+         | bench | median | interval | a second |\n|---|---|---|---|\n"
     );
     for Found { name, nanoseconds: [median, low, high], amount } in all {
         let rate = amount.map_or_else(String::new, |(n, unit)| rate(n / median * 1e9, unit));
