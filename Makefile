@@ -1,6 +1,7 @@
 # run · cluster · test · check · fix · bench · bench-compare
 # simulate · crash · checker · histories · fuzz · mutants: campaigns, each with one closing line ·
 # prove: all of them at their size, written to docs/proof.md (docs/testing.md says what they are)
+# benches · budgets: what each step of a write costs by itself, and the page of it
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow · vet: figures, each with its limit · peers: noise on the peer port
 #
@@ -15,7 +16,7 @@ BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
 .PHONY: run cluster build test check fix bench bench-compare fuzz restart disk join snapshot-bench \
 	transfer bench-reads failover handover deadlines overload vet slow peers simulate crash checker \
-	histories mutants prove
+	histories mutants prove benches budgets
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -38,14 +39,14 @@ test:
 	cargo test --workspace --doc
 
 # The read-only gate: changes nothing, runs no test. In the whole workspace the feature `simulation`
-# is on; what is released is without it, and mutants have the others.
+# is on; what is released is without it, mutants have the others, and the benches one of their own.
 MUTABLE = $(addprefix -p ,wal raftnode raftexample tests crash sim)
 MUTATED = wal/defects,wal/faults,raftexample/defects,raftexample/faults,crash/defects,sim/defects
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy $(MUTABLE) --all-targets --features $(MUTATED) -- -D warnings
+	cargo clippy $(MUTABLE) -p benches --all-targets --features $(MUTATED),benches/criterion -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # What `check` can have mended by itself.
@@ -184,3 +185,13 @@ histories:
 # runs some.
 mutants:
 	@cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))
+
+# What each step of a write costs by itself (docs/performance.md). BENCH=wal/append runs those whose
+# names hold that; TMPDIR puts the log on the disk to be measured.
+benches:
+	cargo bench -p benches --features criterion --bench budgets -- $(BENCH)
+
+# All of them, and docs/budgets.md written of what they found.
+budgets: BENCH =
+budgets: benches
+	cargo run --release --quiet -p benches --features criterion --bin budgets-page

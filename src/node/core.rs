@@ -633,6 +633,7 @@ impl Core {
             if !self.gathers(now) {
                 self.pace.waited();
                 self.propose_batches(term, now, send);
+                self.proposals.taken_by_raft();
             }
             return;
         }
@@ -647,6 +648,7 @@ impl Core {
         while let Some((key, data)) = self.proposals.launch(term, self.ticks) {
             send(leader, Frame::Forward { term, key, data });
         }
+        self.proposals.forwarded();
     }
 
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
@@ -737,7 +739,11 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
+                let is_appending = !entries.is_empty();
                 self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
+                if is_appending {
+                    self.proposals.saved(self.raw.store().last_save());
+                }
             } else {
                 self.install(ready.snapshot(), entries, ready.hs())?;
             }

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use raftnode::defects::{Defect, has};
-use raftnode::{Consistency, Outcome, Read, Unknown};
+use raftnode::{Consistency, Outcome, Pending, Read, Refusal, Unknown};
 use serde::Serialize;
 
 use super::answer::{self, Answer, Fault};
@@ -43,33 +44,53 @@ impl Api {
         let share = self.admit_write(body, self.max_value_bytes)?;
         let begin = |value_bytes| command::begin_put(&conditions, key, value_bytes);
         let command = body.read(self.max_value_bytes, begin, deadline).await?;
-        let pending = self.handle.propose(command, deadline)?;
+        let pending = self.propose(command, ack, deadline)?;
         // From here on the node counts it.
         drop(share);
         if ack == Ack::None || has(Defect::AckAtAppend) {
             return Ok(answer::no_content());
         }
-        self.written(pending, deadline).await
+        self.written(pending, ack, deadline).await
     }
 
     pub(super) async fn delete(
         &self,
         key: &[u8],
         conditions: Conditions<'_>,
+        ack: Ack,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let pending = self.handle.propose(command::delete(&conditions, key), deadline)?;
-        self.written(pending, deadline).await
+        let pending = self.propose(command::delete(&conditions, key), ack, deadline)?;
+        self.written(pending, ack, deadline).await
+    }
+
+    /// Offers a write to the log, for an answer of this kind.
+    pub(super) fn propose(
+        &self,
+        command: Bytes,
+        ack: Ack,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<kvstore::Answer>>, Refusal> {
+        match ack {
+            Ack::Traced => self.handle.propose_traced(command, deadline),
+            Ack::Applied | Ack::None => self.handle.propose(command, deadline),
+        }
     }
 
     /// The answer to a write, once it is applied.
     pub(super) async fn written(
         &self,
-        pending: raftnode::Pending<Outcome<kvstore::Answer>>,
+        pending: Pending<Outcome<kvstore::Answer>>,
+        ack: Ack,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
+        let trace = pending.trace().filter(|_| ack == Ack::Traced);
         let outcome = patiently(deadline, pending.into_future()).await;
-        ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))
+        let answer = ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))?;
+        Ok(match trace {
+            Some(trace) => answer::with_stages(answer, &trace.stages()),
+            None => answer,
+        })
     }
 
     pub(super) async fn get(

@@ -11,6 +11,7 @@ mod outcomes;
 mod pace;
 mod reads;
 mod snapshots;
+mod stages;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,7 +41,7 @@ use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
     Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
-    Transferred, Unknown, Verified,
+    Stage, Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -502,6 +503,15 @@ impl Cluster {
     fn propose(&mut self, id: u64, data: impl Into<Bytes>) -> Pending<Outcome> {
         let (handle, requests) = self.request();
         let pending = handle.propose(data.into(), self.deadline()).unwrap();
+        let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
+        self.member(id).core.propose(proposal);
+        pending
+    }
+
+    /// As [`propose`](Self::propose), traced.
+    fn trace(&mut self, id: u64, data: impl Into<Bytes>) -> Pending<Outcome> {
+        let (handle, requests) = self.request();
+        let pending = handle.propose_traced(data.into(), self.deadline()).unwrap();
         let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
         self.member(id).core.propose(proposal);
         pending
