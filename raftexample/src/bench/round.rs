@@ -71,6 +71,7 @@ pub(crate) struct Round {
     /// The same by operation.
     pub(crate) shares: BTreeMap<Operation, Share>,
     /// Latencies in microseconds by the part of all requests that were at most as slow.
+    #[allow(dead_code, reason = "the same load on another store is not drawn")]
     pub(crate) curve: Vec<(f64, u64)>,
     /// Whether the requests came as fast as they were to.
     pub(crate) reached: bool,
@@ -257,5 +258,7 @@ fn curve(latencies: &Histogram<u64>) -> Vec<(f64, u64)> {
         .collect()
 }
 
+// Named, for this file is compiled into another package too, where it has another place.
 #[cfg(test)]
+#[path = "round/tests.rs"]
 mod tests;
