@@ -3,17 +3,17 @@
 //! Machines drift: minutes apart the same figure differs by tens of percent. So the systems alternate
 //! within each round of each case, each with a fresh cluster that has the machine to itself.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, iter};
 
 use crate::figure::{Outcome, Spread};
 use crate::keys::{Distribution, KeySpace, Values};
 use crate::machine;
 use crate::members::Members;
 use crate::page::Page;
-use crate::plan::{self, Case, Kind, Peer, Yardstick};
+use crate::plan::{self, Case, Peer, Yardstick};
 use crate::progress::Progress;
 use crate::report::{Level, Line};
 use crate::round::{Failure, Window};
@@ -34,9 +34,7 @@ struct Systems {
 /// Measures all cases, prints a row for each system, writes the page if one is wanted, and fails when
 /// a figure is not what it must be at least.
 pub(crate) async fn run(args: &Args, raftexample: &Path) -> Result<(), Failure> {
-    if !args.at_least.is_empty() && args.at_least.len() != args.connections.len() {
-        return Err(Failure::new("--at-least needs a ratio for each level of --connections"));
-    }
+    args.limits.check(&args.connections)?;
     let file_system = machine::file_system(&args.dir);
     if ["tmpfs", "ramfs"].contains(&file_system.as_str()) {
         return Err(Failure::new(format!(
@@ -81,7 +79,7 @@ pub(crate) async fn run(args: &Args, raftexample: &Path) -> Result<(), Failure> 
         outcomes.push(outcome);
     }
     drop(progress);
-    let short = args.short(&outcomes);
+    let short = args.limits.missed(&outcomes);
     if let Some(path) = &args.page {
         write_page(args, path, systems, outcomes)?;
     }
@@ -203,29 +201,6 @@ impl Args {
             warm_up: Duration::from_millis(self.warm_up_ms),
             length: Duration::from_secs(self.seconds),
         }
-    }
-
-    /// What is not as it must be, of those that were measured against something.
-    fn short(&self, outcomes: &[Outcome]) -> Vec<String> {
-        let writes = outcomes.iter().filter(|outcome| outcome.case.kind == Kind::Writes);
-        let of_writes =
-            writes.zip(self.at_least.iter().copied().map(Some).chain(iter::repeat(None)));
-        let others = outcomes.iter().filter(|outcome| outcome.case.kind != Kind::Writes);
-        let of_others = others.map(|outcome| match outcome.case.kind {
-            Kind::Mixed => (outcome, self.mix_at_least),
-            Kind::Reads => (outcome, self.reads_at_least),
-            Kind::Writes | Kind::Large => (outcome, self.disk_at_least),
-        });
-        let mut short = Vec::new();
-        for (outcome, least) in of_writes.chain(of_others) {
-            let (Some(least), Some(ratio)) = (least, outcome.ratio(Peer::Raftexample)) else {
-                continue;
-            };
-            if ratio.median < least {
-                short.push(format!("{}: {ratio}, {least} wanted", outcome.name()));
-            }
-        }
-        short
     }
 }
 

@@ -25,6 +25,7 @@ mod compare;
 mod disk;
 mod etcd;
 mod figure;
+mod limits;
 mod machine;
 mod original;
 mod page;
@@ -40,6 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use keys::{Distribution, KeySpace, Values};
+use limits::Limits;
 use members::Members;
 use mix::{Mix, Operation};
 use report::{Level, Line};
@@ -66,19 +68,8 @@ struct Args {
     /// What the page says that it was written by.
     #[arg(long, value_name = "TEXT", default_value = "make bench-compare")]
     command: String,
-    /// Fail when a level's writes are below its number here, times etcd's, in the order of
-    /// `--connections`.
-    #[arg(long, value_delimiter = ',', value_name = "RATIO,...", requires = "against")]
-    at_least: Vec<f64>,
-    /// The same for writes and reads, 10 to 90, times etcd's.
-    #[arg(long, value_name = "RATIO", requires = "against")]
-    mix_at_least: Option<f64>,
-    /// The same for linearizable reads, times the Go original's stale ones.
-    #[arg(long, value_name = "RATIO", requires = "against")]
-    reads_at_least: Option<f64>,
-    /// The same for large values, times a third of what fio writes.
-    #[arg(long, value_name = "RATIO", requires = "against")]
-    disk_at_least: Option<f64>,
+    #[command(flatten)]
+    limits: Limits,
     /// The etcd to start.
     #[arg(long, value_name = "PATH", default_value = "etcd")]
     etcd: PathBuf,

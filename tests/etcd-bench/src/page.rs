@@ -221,4 +221,4 @@ fn megabytes(bytes: &[f64]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
