@@ -4,7 +4,7 @@
 //! (`--targets`), and asks the leader, all of its targets (`--spread`: every member takes reads and
 //! writes, and gives the leader its writes), or one server whoever it is (`--at`). In a closed loop
 //! every connection has one request under way, and sends the next when the answer is there; with
-//! `--rate` requests start by the clock ([`schedule`]). Load and members share the machine, so the
+//! `--rate` requests start by the clock (`schedule`). Load and members share the machine, so the
 //! figures compare systems measured side by side; they are no statement about a deployment.
 //!
 //! 1. B1: any answer fails the run but 204 to a write, and 200 to a read with exactly the value that

@@ -81,9 +81,11 @@ fn draw_latencies(area: &Area<'_>, latencies: &[Series]) -> Result<(), Box<dyn E
     let nines: Vec<_> = latencies.iter().map(in_nines).collect();
     let most_nines = max(&nines, |(x, _)| x).max(1.0).ceil();
     let marks = (0..=most_nines as u32).map(f64::from).collect();
-    // A latency of 0 has no place on a logarithmic scale.
+    // From a whole decade on, for only those are divided and labelled; a latency of 0 has no place on
+    // a logarithmic scale.
     let least = min(&nines, |(_, y)| y).clamp(0.001, 1e5);
-    let most = max(&nines, |(_, y)| y).max(10.0 * least);
+    let decade = 10_f64.powf(least.log10().floor());
+    let most = max(&nines, |(_, y)| y).max(10.0 * decade);
     let mut chart = ChartBuilder::on(area)
         .caption("Latency in ms by percentile", (FONT, TITLE_SIZE))
         .margin(MARGIN)
@@ -91,7 +93,7 @@ fn draw_latencies(area: &Area<'_>, latencies: &[Series]) -> Result<(), Box<dyn E
         .y_label_area_size(64)
         .build_cartesian_2d(
             Marked { range: 0.0..most_nines, marks, show: percentile },
-            (least / 1.2..most * 1.2).log_scale(),
+            (decade..most * HEADROOM).log_scale(),
         )?;
     chart
         .configure_mesh()

@@ -86,10 +86,10 @@ impl Page {
              write. Each measurement has a fresh cluster.\n\
              - A closed loop: each connection has one request under way and sends the next when the \
              answer is there. Requests go to the leader. raftexample and the Go original are asked \
-             over HTTP/1.1, etcd over gRPC by the client of its API, one channel a connection, from \
-             the same process with the same keys: 9 bytes, uniformly drawn. Values have {bytes} bytes \
-             where nothing else is said.\n\
-             - {rounds} rounds of {seconds} s after {warm_up_ms} ms of warm-up. The systems take turns \
+             over HTTP/1.1, etcd over gRPC, one channel a connection, by one thread each and with the \
+             same keys: 9 bytes, uniformly drawn. Values have {bytes} bytes where nothing else is \
+             said.\n\
+             - {rounds} round(s) of {seconds} s after {warm_up_ms} ms of warm-up. The systems take turns \
              within each round, so that what drifts drifts for all of them. Figures are medians of \
              the rounds, latencies those of the median round; a ratio is that of the medians, and in \
              brackets the least and the most that one turn came to.\n\

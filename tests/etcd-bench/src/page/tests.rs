@@ -80,7 +80,7 @@ fn a_page_shows_ratios_and_promises() {
         text.contains("`make bench-compare ROUNDS=3` at commit abc1234 on 2026-01-02"),
         "{text}"
     );
-    assert!(text.contains("- 3 rounds of 5 s after 500 ms of warm-up."), "{text}");
+    assert!(text.contains("- 3 round(s) of 5 s after 500 ms of warm-up."), "{text}");
     assert_has(
         &text,
         &[
