@@ -35,9 +35,9 @@ pub(crate) struct Fault {
 impl Client {
     /// Writes a key.
     pub(crate) async fn put(&mut self, key: u64) -> Result<(), Fault> {
-        let name = self.keys.name(key);
-        let value = self.values.of(&name);
-        self.write(format!("/{name}"), value).await?;
+        let path = self.keys.path(key);
+        let value = self.values.of(&path[1..]);
+        self.write(path, value).await?;
         Ok(())
     }
 

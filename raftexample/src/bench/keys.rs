@@ -86,6 +86,12 @@ impl KeySpace {
         format!("k{key:0width$}", width = self.name_bytes - 1)
     }
 
+    /// The same behind a slash, made in one piece.
+    #[allow(dead_code, reason = "the same load on another store has no paths")]
+    pub(crate) fn path(&self, key: u64) -> String {
+        format!("/k{key:0width$}", width = self.name_bytes - 1)
+    }
+
     /// What a key is called that one connection alone writes.
     #[allow(dead_code, reason = "the same load on another store has no conditional writes")]
     pub(crate) fn own_name(&self, key: u64) -> String {
@@ -257,6 +263,8 @@ mod tests {
         assert!(new(11, 0, 2).is_err_and(|text| text.contains("11 keys apart: it takes 3")));
         assert!(new(10, 11, 2).is_err_and(|text| text.contains("it takes 3")));
         assert!(new(10, 0, 4097).is_err_and(|text| text.contains("4096")));
+        let keys = space(100, Distribution::Uniform);
+        assert_eq!(keys.path(7), format!("/{}", keys.name(7)));
         assert_eq!(new(1, 1, 4096).map(|(name, _)| name.len()), Ok(4096));
     }
 
