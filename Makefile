@@ -1,4 +1,4 @@
-# run · cluster · test · check · fix · bench · bench-compare
+# run · cluster · test · check · fix · bench · bench-compare · bench-compare-test
 # simulate · crash · checker · histories · fuzz · mutants: campaigns, each with one closing line ·
 # prove: all of them at their size, written to docs/proof.md (docs/testing.md says what they are)
 # benches · budgets: what each step of a write costs by itself, and the page of it
@@ -14,9 +14,9 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare fuzz restart disk join snapshot-bench \
-	transfer bench-reads failover handover deadlines overload vet slow peers simulate crash checker \
-	histories mutants prove benches budgets
+.PHONY: run cluster build test check fix bench bench-compare bench-compare-test fuzz restart disk \
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
+	simulate crash checker histories mutants prove benches budgets
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -54,17 +54,35 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Committed writes per second, p50 and p99 of three durable local members. BENCH_ARGS=--help
+# Requests per second of three durable local members, and how long they take. BENCH_ARGS=--help
 # shows what can be varied; --dir puts the members' data on the disk to be measured.
 bench: build
 	$(BIN) bench $(BENCH_ARGS)
 
-# The same beside Debian's etcd-server, in turns, in one session.
+# The same beside Debian's etcd-server, the Go original, and what fio writes (apt-get install
+# etcd-server golang-go golang-etcd-server-dev fio; who is absent is left out), in turns, in one
+# session of ROUNDS rounds of SECONDS each, some seven minutes. PAGE is written, and a picture beside
+# it. PAGE= writes none.
 ETCD_BENCH = tests/etcd-bench/Cargo.toml
+PAGE ?= docs/benchmarks.md
+bench-compare: ROUNDS = 3
+bench-compare: SECONDS = 3
 bench-compare: build
+	tests/original.sh $(abspath $(TARGET_DIR))/original || true
 	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" \
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
-	  --against $(BIN) --at-least 1.4,2.2,2.3,2.5 $(BENCH_ARGS)
+	  --against $(BIN) --original $(TARGET_DIR)/original/raftexample \
+	  --rounds $(ROUNDS) --seconds $(SECONDS) --at-least 1.4,2.2,2.3,2.5 \
+	  $(if $(PAGE),--page $(PAGE) --command "make bench-compare ROUNDS=$(ROUNDS) SECONDS=$(SECONDS)") \
+	  $(BENCH_ARGS)
+
+# What bench-compare is made of, which is no part of the workspace: formatted, linted and tested.
+bench-compare-test:
+	cargo fmt --manifest-path $(ETCD_BENCH) -- --check
+	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" && \
+	export PROTOC && \
+	cargo clippy --manifest-path $(ETCD_BENCH) -p etcd-bench --all-targets -- -D warnings && \
+	cargo test --manifest-path $(ETCD_BENCH) -p etcd-bench
 
 # How long, and how often, what follows goes on where it takes these.
 SECONDS ?= 60
