@@ -23,6 +23,7 @@ mod reads;
 mod scripts;
 mod sinks;
 mod space;
+mod vigil;
 mod workers;
 
 use std::net::TcpListener;
@@ -52,6 +53,7 @@ pub(crate) use self::join::{
 pub(crate) use self::sinks::Sinks;
 pub(crate) use self::space::Look;
 use self::space::SpaceWatch;
+use self::vigil::Vigil;
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::directory::{self, Recovered};
@@ -320,6 +322,7 @@ pub(crate) struct Loop<C, W> {
     _wake_tx: Sender<()>,
     commits: Sender<Commit>,
     next_tick: Instant,
+    vigil: Vigil,
     stopping: Option<Stopping>,
     /// What this member was told when it heard that the cluster has removed it.
     removed: Option<String>,
@@ -356,14 +359,27 @@ impl Loop<Transport, Workers> {
     }
 
     /// Blocks until there is something to do, and tells what time it is then.
-    fn next_event(&self) -> Instant {
+    fn next_event(&mut self) -> Instant {
         if self.core.has_work() {
+            return Instant::now();
+        }
+        let begun = Instant::now();
+        let awaits_majority = self.core.awaits_majority();
+        let looks = !self.core.gathers(begun);
+        let has_come = || {
+            !self.inbox.is_empty()
+                || !self.wake.is_empty()
+                || !self.done.is_empty()
+                || (looks && self.stopping.is_none() && !self.requests.is_empty())
+        };
+        if awaits_majority && self.vigil.keep(begun, has_come) {
+            self.vigil.learn(Duration::ZERO);
             return Instant::now();
         }
         let mut select = Select::new();
         select.recv(&self.inbox);
         // What may not be proposed yet need not wake anybody.
-        if self.stopping.is_none() && !self.core.gathers(Instant::now()) {
+        if self.stopping.is_none() && looks {
             select.recv(&self.requests);
         }
         select.recv(&self.wake);
@@ -373,7 +389,11 @@ impl Loop<Transport, Workers> {
         }
         // A timeout is an event too: the next tick is due, or what was put off.
         select.ready_deadline(self.deadline()).ok();
-        Instant::now()
+        let now = Instant::now();
+        if awaits_majority {
+            self.vigil.learn(now - begun);
+        }
+        now
     }
 }
 
@@ -427,6 +447,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let event_loop = Self {
             core,
             next_tick: around.now + config.tick(),
+            vigil: Vigil::new(),
             config,
             fs,
             transport: carrier,

@@ -49,11 +49,15 @@ impl Core {
         self.gathers_until().is_some_and(|until| now < until)
     }
 
+    /// Whether a batch is on its way to a majority, and is waited for.
+    pub(crate) fn awaits_majority(&self) -> bool {
+        self.gathers_until().is_some()
+    }
+
     fn gathers_until(&self) -> Option<Instant> {
         let (last_index, term, until) = self.pace.batch?;
         let raft = &self.raw.raft;
-        let under_way =
-            self.leads() && raft.term == term && raft.raft_log.committed < last_index;
+        let under_way = self.leads() && raft.term == term && raft.raft_log.committed < last_index;
         (under_way && self.forwarded.len() < MAX_GATHERED).then_some(until)
     }
 
