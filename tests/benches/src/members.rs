@@ -16,6 +16,9 @@ pub type Error = Box<dyn std::error::Error>;
 /// How many turns a cluster may need for what takes a few.
 const MANY: usize = 10_000;
 
+/// Nothing that is put off is put off for longer, and a tick takes ten times as long.
+const SOON: Duration = Duration::from_millis(1);
+
 /// How much goes onto a stream at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -103,7 +106,8 @@ impl Members {
         self.settle()
     }
 
-    /// Goes on until nobody has anything to do at this moment.
+    /// Goes on until nobody has anything to do at this moment, nor soon: what a leader puts off is
+    /// done.
     ///
     /// # Errors
     ///
@@ -112,12 +116,16 @@ impl Members {
         let mut is_first = true;
         for _ in 0..MANY {
             let busy = (0..self.members.len())
-                .filter(|at| is_first || self.members[*at].is_ready())
+                .filter(|at| is_first || self.members[*at].is_ready(self.now))
                 .collect::<Vec<_>>();
-            if busy.is_empty() {
-                return Ok(());
-            }
             is_first = false;
+            if busy.is_empty() {
+                let next = self.members.iter().map(Member::deadline).min();
+                let Some(soon) = next.filter(|next| *next <= self.now + SOON) else {
+                    return Ok(());
+                };
+                (self.now, is_first) = (soon.max(self.now), true);
+            }
             for at in busy {
                 self.turn(at)?;
                 self.carry(at)?;
