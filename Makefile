@@ -1,6 +1,7 @@
-# run · cluster · test · check · fix · bench · bench-compare
+# run · cluster · test · check · fix · bench · bench-compare · bench-compare-test
 # simulate · crash · checker · histories · fuzz · mutants: campaigns, each with one closing line ·
 # prove: all of them at their size, written to docs/proof.md (docs/testing.md says what they are)
+# benches · budgets: what each step of a write costs by itself, and the page of it
 # restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
 # overload · slow · vet: figures, each with its limit · peers: noise on the peer port
 #
@@ -13,9 +14,9 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare fuzz restart disk join snapshot-bench \
-	transfer bench-reads failover handover deadlines overload vet slow peers simulate crash checker \
-	histories mutants prove
+.PHONY: run cluster build test check fix bench bench-compare bench-compare-test fuzz restart disk \
+	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
+	simulate crash checker histories mutants prove benches budgets
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -38,14 +39,14 @@ test:
 	cargo test --workspace --doc
 
 # The read-only gate: changes nothing, runs no test. In the whole workspace the feature `simulation`
-# is on; what is released is without it, and mutants have the others.
+# is on; what is released is without it, mutants have the others, and the benches one of their own.
 MUTABLE = $(addprefix -p ,wal raftnode raftexample tests crash sim)
 MUTATED = wal/defects,wal/faults,raftexample/defects,raftexample/faults,crash/defects,sim/defects
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy $(MUTABLE) --all-targets --features $(MUTATED) -- -D warnings
+	cargo clippy $(MUTABLE) -p benches --all-targets --features $(MUTATED),benches/criterion -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # What `check` can have mended by itself.
@@ -53,17 +54,35 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Committed writes per second, p50 and p99 of three durable local members. BENCH_ARGS=--help
+# Requests per second of three durable local members, and how long they take. BENCH_ARGS=--help
 # shows what can be varied; --dir puts the members' data on the disk to be measured.
 bench: build
 	$(BIN) bench $(BENCH_ARGS)
 
-# The same beside Debian's etcd-server, in turns, in one session.
+# The same beside Debian's etcd-server, the Go original, and what fio writes (apt-get install
+# etcd-server golang-go golang-etcd-server-dev fio; who is absent is left out), in turns, in one
+# session of ROUNDS rounds of SECONDS each, some seven minutes. PAGE is written, and a picture beside
+# it. PAGE= writes none.
 ETCD_BENCH = tests/etcd-bench/Cargo.toml
+PAGE ?= docs/benchmarks.md
+bench-compare: ROUNDS = 3
+bench-compare: SECONDS = 3
 bench-compare: build
+	tests/original.sh $(abspath $(TARGET_DIR))/original || true
 	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" \
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
-	  --against $(BIN) --at-least 1.4,2.2,2.3,2.5 $(BENCH_ARGS)
+	  --against $(BIN) --original $(TARGET_DIR)/original/raftexample \
+	  --rounds $(ROUNDS) --seconds $(SECONDS) --at-least 1.4,2.2,2.3,2.5 \
+	  $(if $(PAGE),--page $(PAGE) --command "make bench-compare ROUNDS=$(ROUNDS) SECONDS=$(SECONDS)") \
+	  $(BENCH_ARGS)
+
+# What bench-compare is made of, which is no part of the workspace: formatted, linted and tested.
+bench-compare-test:
+	cargo fmt --manifest-path $(ETCD_BENCH) -- --check
+	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" && \
+	export PROTOC && \
+	cargo clippy --manifest-path $(ETCD_BENCH) -p etcd-bench --all-targets -- -D warnings && \
+	cargo test --manifest-path $(ETCD_BENCH) -p etcd-bench
 
 # How long, and how often, what follows goes on where it takes these.
 SECONDS ?= 60
@@ -184,3 +203,13 @@ histories:
 # runs some.
 mutants:
 	@cargo run --quiet -p mutants -- $(if $(ONLY),--only $(ONLY))
+
+# What each step of a write costs by itself (docs/performance.md). BENCH=wal/append runs those whose
+# names hold that; TMPDIR puts the log on the disk to be measured.
+benches:
+	cargo bench -p benches --features criterion --bench budgets -- $(BENCH)
+
+# All of them, and docs/budgets.md written of what they found.
+budgets: BENCH =
+budgets: benches
+	cargo run --release --quiet -p benches --features criterion --bin budgets-page

@@ -25,10 +25,11 @@ mod admission;
 mod commit;
 mod outcome;
 mod request;
+mod trace;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ use self::request::ReadReply;
 pub(crate) use self::request::{
     ChangeRequest, Proposal, Purpose, ReadRequest, Request, SnapshotWish, TransferRequest, Waiter,
 };
+pub(crate) use self::trace::SAMPLED;
+pub use self::trace::{Stage, Trace};
 use crate::leadership::{LeaderWatch, Leadership};
 use crate::membership::{Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed};
 use crate::metrics::Metrics;
@@ -72,7 +75,9 @@ pub(crate) fn requests() -> (Sender<Request>, Receiver<Request>) {
 impl Handle {
     pub(crate) fn new(requests: Sender<Request>, shared: Arc<Shared>, limits: Limits) -> Self {
         let metrics = Metrics::new(Arc::clone(&shared));
-        let admission = Arc::new(Admission { limits, shared: Arc::clone(&shared), metrics });
+        let sampled = AtomicU64::new(0);
+        let admission = Admission { limits, shared: Arc::clone(&shared), metrics, sampled };
+        let admission = Arc::new(admission);
         Self { requests, shared, admission }
     }
 
@@ -90,6 +95,20 @@ impl Handle {
         self.propose_for(data, deadline)
     }
 
+    /// As [`propose`](Self::propose), and says afterwards where the time went:
+    /// [`Pending::trace`].
+    ///
+    /// # Errors
+    ///
+    /// As [`propose`](Self::propose).
+    pub fn propose_traced(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome>, Refusal> {
+        self.propose_traced_for(data, deadline)
+    }
+
     /// Offers an entry without a command to the log. Once it is applied, so is everything that
     /// was committed before: whoever has just learnt that it leads then knows the whole state
     /// (hashicorp's Barrier). The consumer does not see it; the answer comes by `deadline`.
@@ -98,7 +117,7 @@ impl Handle {
     ///
     /// As [`propose`](Self::propose).
     pub fn barrier(&self, deadline: Instant) -> Result<Pending<Outcome<()>>, Refusal> {
-        self.offer(Bytes::new(), deadline)
+        self.offer(Bytes::new(), deadline, None)
     }
 
     /// As [`propose`](Self::propose), for a consumer that answers with `R`. See C3.
@@ -107,17 +126,37 @@ impl Handle {
         data: Bytes,
         deadline: Instant,
     ) -> Result<Pending<Outcome<R>>, Refusal> {
+        let trace = self.admission.samples().then(|| Trace::begin(self.metrics().clone()));
+        self.offer_command(data, deadline, trace)
+    }
+
+    /// As [`propose_traced`](Self::propose_traced), for a consumer that answers with `R`.
+    pub(crate) fn propose_traced_for<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
+        self.offer_command(data, deadline, Some(Trace::begin(self.metrics().clone())))
+    }
+
+    fn offer_command<R: Send + 'static>(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+        trace: Option<Trace>,
+    ) -> Result<Pending<Outcome<R>>, Refusal> {
         if data.is_empty() {
             self.metrics().proposal(&Outcome::<Infallible>::Refused(Refusal::Empty));
             return Err(Refusal::Empty);
         }
-        self.offer(data, deadline)
+        self.offer(data, deadline, trace)
     }
 
     fn offer<R: Send + 'static>(
         &self,
         data: Bytes,
         deadline: Instant,
+        trace: Option<Trace>,
     ) -> Result<Pending<Outcome<R>>, Refusal> {
         let bytes = data.len() as u64;
         let permit = if bytes > self.admission.limits.max_entry_bytes {
@@ -130,9 +169,10 @@ impl Handle {
         };
         let permit = permit.inspect_err(refused)?;
         let (reply, receiver) = oneshot::channel::<Outcome<R>>();
-        let waiter = Waiter { reply: Some((Box::new(reply), permit)) };
+        let waiter = Waiter { reply: Some((Box::new(reply), permit)), trace: trace.clone() };
         self.submit(Request::Propose(Proposal { data, deadline, waiter }))?;
-        Ok(Pending { receiver, lost: || Outcome::Unknown(Unknown::Stopped) })
+        let lost = || Outcome::Unknown(Unknown::Stopped);
+        Ok(Pending { trace, ..Pending::new(receiver, lost) })
     }
 
     /// Asks when a read may look at the consumer's state: at the given consistency, and not
@@ -158,7 +198,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let reply = ReadReply::Read(consistency, reply);
         self.submit(Request::Read(ReadRequest { min_index, deadline, reply, permit }))?;
-        Ok(Pending { receiver, lost: || Read::Refused(Refusal::ShuttingDown) })
+        Ok(Pending::new(receiver, || Read::Refused(Refusal::ShuttingDown)))
     }
 
     /// Asks a quorum whether this member leads: true at some moment after the question. A leader
@@ -173,7 +213,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let reply = ReadReply::Verify(reply);
         self.submit(Request::Read(ReadRequest { min_index: 0, deadline, reply, permit }))?;
-        Ok(Pending { receiver, lost: || Verified::Refused(Refusal::ShuttingDown) })
+        Ok(Pending::new(receiver, || Verified::Refused(Refusal::ShuttingDown)))
     }
 
     /// Asks for leadership to be handed to `to`, or to the voter that has most of the log; any
@@ -196,7 +236,7 @@ impl Handle {
             let kind = ChangeRefusalKind::ShuttingDown;
             Transferred::Refused(ChangeRefusal { kind, message })
         };
-        Ok(Pending { receiver, lost })
+        Ok(Pending::new(receiver, lost))
     }
 
     /// Who leads, as this member knew at the end of its last turn.
@@ -234,7 +274,7 @@ impl Handle {
         let (reply, receiver) = oneshot::channel();
         let request = ChangeRequest { change, options, deadline, reply, permit };
         self.submit(Request::Change(request))?;
-        Ok(Pending { receiver, lost: || Changed::Unknown(Unknown::Stopped) })
+        Ok(Pending::new(receiver, || Changed::Unknown(Unknown::Stopped)))
     }
 
     /// Asks for a snapshot of everything that is applied on this member now. When the newest one
@@ -247,7 +287,7 @@ impl Handle {
         let permit = Admission::admit(&self.admission, 0)?;
         let (reply, receiver) = oneshot::channel();
         self.submit(Request::Snapshot(SnapshotWish { deadline, reply, _permit: permit }))?;
-        Ok(Pending { receiver, lost: || SnapshotTaken::Refused(Refusal::ShuttingDown) })
+        Ok(Pending::new(receiver, || SnapshotTaken::Refused(Refusal::ShuttingDown)))
     }
 
     /// Asks the node to stop: it refuses new work, resolves what is on its way within the

@@ -88,8 +88,8 @@ mod vet;
 
 pub use channel::{
     Answer, Applied, Commit, CommittedEntry, Consistency, Entries, Handle, MAX_INDEX_AHEAD,
-    Outcome, Pending, Read, Refusal, Restore, SnapshotRequest, SnapshotTaken, Transferred, Unknown,
-    Verified,
+    Outcome, Pending, Read, Refusal, Restore, SnapshotRequest, SnapshotTaken, Stage, Trace,
+    Transferred, Unknown, Verified,
 };
 pub use config::{Config, MAX_ENTRY_BYTES, SnapshotPolicy};
 pub use directory::member_id;

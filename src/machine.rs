@@ -197,6 +197,20 @@ impl<M: StateMachine> Handle<M> {
         self.node.propose_for(data, deadline)
     }
 
+    /// As [`propose`](Self::propose), and says afterwards where the time went:
+    /// [`Pending::trace`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::Handle::propose`].
+    pub fn propose_traced(
+        &self,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<M::Response>>, Refusal> {
+        self.node.propose_traced_for(data, deadline)
+    }
+
     /// The node below, for everything but proposals: reads, membership changes, snapshots, status.
     ///
     /// # Panics
@@ -381,7 +395,9 @@ impl<M: StateMachine> Runner<M> {
         self.machine.show(self.applied_index, self.applied_term);
         self.unseen = false;
         self.applied.report(self.applied_index);
+        let shown = Instant::now();
         for (entry, response) in self.unanswered.drain(..) {
+            entry.shown(shown);
             entry.respond(response);
         }
     }

@@ -13,6 +13,7 @@
 //! [`Member::early_promise`]; N3 and N4 in [`Consumed`] and by whoever implements the state machine;
 //! N6 by what a [`boot`] finds; N8 by the outcomes at the [`Member::handle`].
 
+mod frame;
 mod ledger;
 mod member;
 mod peer;
@@ -23,6 +24,7 @@ use std::time::Instant;
 use slog::Logger;
 use wal::fs::{Fs, MemFs, Op};
 
+pub use self::frame::{Append, decode};
 use self::ledger::At;
 pub(crate) use self::ledger::{Held, Ledger};
 pub use self::member::{Began, Booted, Consumed, Member, boot};

@@ -62,6 +62,8 @@ pub(crate) struct Storage {
     disk_budget: Cell<u64>,
     deferred: RefCell<Vec<GetEntriesContext>>,
     metrics: Option<Metrics>,
+    /// When the newest batch was written, and when it was durable.
+    last_save: Option<(Instant, Instant)>,
     fault: RefCell<Option<wal::Error>>,
     /// Where a simulation keeps what was synced.
     #[cfg(feature = "simulation")]
@@ -88,6 +90,7 @@ impl Storage {
             disk_budget: Cell::new(DISK_BYTES_PER_TURN),
             deferred: RefCell::default(),
             metrics: None,
+            last_save: None,
             fault: RefCell::default(),
             #[cfg(feature = "simulation")]
             ledger: None,
@@ -249,10 +252,17 @@ impl Storage {
         if let Some(ledger) = &self.ledger {
             ledger.saved(&self.wal, n_syncs);
         }
+        let synced = Instant::now();
+        self.last_save = self.wal.last_write().map(|written| (written, synced));
         if let Some(metrics) = &self.metrics {
-            metrics.sync(started.elapsed());
+            metrics.sync(synced - started);
         }
         Ok(())
+    }
+
+    /// When the newest batch was written, and when it was durable.
+    pub(crate) fn last_save(&self) -> Option<(Instant, Instant)> {
+        self.last_save
     }
 
     /// Makes the newest commit index durable: the shutdown record.

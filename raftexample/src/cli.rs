@@ -60,8 +60,8 @@ struct Cli {
 pub enum Command {
     /// Runs the processes of a Procfile and steers them by name.
     Cluster(crate::cluster::Args),
-    /// Measures committed writes per second and their latency.
-    Bench(crate::bench::Args),
+    /// Measures requests per second and their latency.
+    Bench(Box<crate::bench::Args>),
     /// Shows or checks what a member keeps on disk, while it is down.
     ///
     /// Nothing is changed, and a directory whose member runs is refused.
@@ -78,7 +78,7 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Command::Cluster(args) => crate::cluster::run(args),
-            Command::Bench(args) => crate::bench::run(args),
+            Command::Bench(args) => crate::bench::run(*args),
             Command::Wal(args) => crate::inspect::run(args),
         }
     }

@@ -55,6 +55,11 @@ impl Member {
 
     /// The status of the answer, if there is one.
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<u16> {
+        self.answer(method, path, body)?.get(9..12)?.parse().ok()
+    }
+
+    /// The whole answer, head and body.
+    fn answer(&self, method: &str, path: &str, body: &[u8]) -> Option<String> {
         let mut socket = TcpStream::connect(self.client).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let length = body.len();
@@ -65,7 +70,7 @@ impl Member {
         socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body)).ok()?;
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).ok()?;
-        std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+        String::from_utf8(answer).ok()
     }
 }
 
@@ -220,4 +225,57 @@ fn clients_cannot_take_the_last_file() {
         put(&n.to_string(), &value);
     }
     assert!(fs::read_dir(directory.path().join("data/wal")).unwrap().count() > 1);
+}
+
+/// A leader's stages, in order.
+const STAGES: [&str; 6] = ["queue", "append", "sync", "quorum", "apply", "reply"];
+
+/// Where the time of this very write went, in milliseconds, as its answer says.
+fn server_timing(answer: &str) -> Vec<(String, f64)> {
+    let mut headers = answer.lines().filter_map(|line| line.split_once(": "));
+    let (_, stages) = headers.find(|(name, _)| *name == "Server-Timing").expect(answer);
+    let stages = stages.split(", ").map(|stage| {
+        let (name, took) = stage.split_once(";dur=").unwrap();
+        (name.to_owned(), took.parse().unwrap())
+    });
+    stages.collect()
+}
+
+/// A slow write can be asked where it was slow. What it says is no more than its client saw, no
+/// answer has it unasked, and the histograms have the same stages.
+#[test]
+fn a_traced_write_says_where_its_time_went() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = Member::start(directory.path(), "");
+    let txn: &[u8] = br#"{"then": [{"op": "put", "key": "k", "value": ""}]}"#;
+    let traced = [
+        ("PUT", "/k?trace=1", &b"v"[..], "204"),
+        ("PUT", "/_kv/k?cas=0&trace=1", b"w", "412"),
+        ("POST", "/_txn?trace=1", txn, "200"),
+        ("DELETE", "/_kv/k?trace=1", b"", "204"),
+        ("DELETE", "/_kv/k?trace=1", b"", "404"),
+    ];
+    for (method, path, body, status) in traced {
+        let begun = Instant::now();
+        let answer = member.answer(method, path, body).unwrap();
+        let whole = begun.elapsed().as_secs_f64() * 1e3;
+        assert_eq!(answer.get(9..12), Some(status), "{method} {path}: {answer}");
+        let stages = server_timing(&answer);
+        let names: Vec<&str> = stages.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, STAGES, "{method} {path}");
+        let sum: f64 = stages.iter().map(|(_, took)| took).sum();
+        // Each is rounded to a thousandth.
+        assert!(sum > 0.0 && sum <= whole + 0.003, "{method} {path}: {stages:?} in {whole} ms");
+    }
+    for untraced in ["/k", "/k?ack=none"] {
+        let answer = member.answer("PUT", untraced, b"v").unwrap();
+        assert!(answer.contains("204") && !answer.contains("Server-Timing"), "{answer}");
+    }
+    let metrics = member.answer("GET", "/_metrics", b"").unwrap();
+    for stage in STAGES {
+        // The first write that is not traced is one of the sample.
+        let line = format!("raft_proposal_stage_seconds_count{{stage=\"{stage}\"}} 6");
+        assert!(metrics.lines().any(|found| found == line), "no {line:?} in\n{metrics}");
+    }
+    assert!(!metrics.contains("stage=\"forward\""), "a lone member leads:\n{metrics}");
 }

@@ -1,9 +1,10 @@
 //! The door of a node: what may wait, by count and by bytes, decided without asking the loop.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::outcome::Refusal;
+use super::trace::SAMPLED;
 use crate::metrics::Metrics;
 use crate::status::Shared;
 
@@ -21,6 +22,8 @@ pub(super) struct Admission {
     pub(super) limits: Limits,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
+    /// Counts proposals, to trace one in [`SAMPLED`] of them.
+    pub(super) sampled: AtomicU64,
 }
 
 impl Admission {
@@ -31,6 +34,11 @@ impl Admission {
             return Err(shortage);
         }
         if this.lags() { Err(Refusal::Overloaded) } else { Self::admit(this, bytes) }
+    }
+
+    /// Whether the next proposal is one of those that are traced unasked. The first one is.
+    pub(super) fn samples(&self) -> bool {
+        self.sampled.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLED)
     }
 
     pub(super) fn lags(&self) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -140,6 +141,13 @@ impl CommittedEntry {
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.waiter.is_some()
+    }
+
+    /// Whoever reads sees it since `at`.
+    pub(crate) fn shown(&self, at: Instant) {
+        if let Some(trace) = self.waiter.as_ref().and_then(Waiter::trace) {
+            trace.shown(at);
+        }
     }
 
     /// Tells the proposer, if it waits on this member, what applying the command gave. Call it

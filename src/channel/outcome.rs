@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::trace::Trace;
 use crate::membership::ChangeRefusal;
 
 /// How a proposal ended. See C1 in the module's documentation.
@@ -164,20 +165,36 @@ pub struct Pending<T> {
     pub(super) receiver: oneshot::Receiver<T>,
     /// What stands for an answer that never comes.
     pub(super) lost: fn() -> T,
+    pub(super) trace: Option<Trace>,
 }
 
 impl<T> Pending<T> {
+    pub(super) fn new(receiver: oneshot::Receiver<T>, lost: fn() -> T) -> Self {
+        Self { receiver, lost, trace: None }
+    }
+
+    /// Where the time goes, if this is a proposal that is traced: when it was asked for, and for a
+    /// few others. Says something once the answer was taken from here.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace.clone()
+    }
+
     /// Blocks the calling thread until the answer is there. Bounded by the deadline that the
     /// request was made with, and the consumer's time to apply.
     pub fn wait(self) -> T {
-        let Self { receiver, lost } = self;
-        receiver.recv().unwrap_or_else(|_| lost())
+        let Self { receiver, lost, trace } = self;
+        let answer = receiver.recv();
+        took(trace.as_ref());
+        answer.unwrap_or_else(|_| lost())
     }
 
     /// The answer, if it is there already. It is given once.
     pub fn try_wait(&mut self) -> Option<T> {
         match self.receiver.try_recv() {
-            Ok(answer) => Some(answer),
+            Ok(answer) => {
+                took(self.trace.as_ref());
+                Some(answer)
+            }
             Err(oneshot::TryRecvError::Disconnected) => Some((self.lost)()),
             Err(oneshot::TryRecvError::Empty) => None,
         }
@@ -185,9 +202,12 @@ impl<T> Pending<T> {
 
     /// As [`wait`](Self::wait), for at most `timeout`; `None` when it passed.
     pub fn wait_timeout(self, timeout: Duration) -> Option<T> {
-        let Self { receiver, lost } = self;
+        let Self { receiver, lost, trace } = self;
         match receiver.recv_timeout(timeout) {
-            Ok(answer) => Some(answer),
+            Ok(answer) => {
+                took(trace.as_ref());
+                Some(answer)
+            }
             Err(oneshot::RecvTimeoutError::Disconnected) => Some(lost()),
             Err(oneshot::RecvTimeoutError::Timeout) => None,
         }
@@ -199,7 +219,15 @@ impl<T> IntoFuture for Pending<T> {
     type IntoFuture = Answer<T>;
 
     fn into_future(self) -> Answer<T> {
-        Answer { receiver: self.receiver.into_future(), lost: self.lost }
+        let Self { receiver, lost, trace } = self;
+        Answer { receiver: receiver.into_future(), lost, trace }
+    }
+}
+
+/// The proposer has its answer.
+fn took(trace: Option<&Trace>) {
+    if let Some(trace) = trace {
+        trace.answered();
     }
 }
 
@@ -208,6 +236,7 @@ impl<T> IntoFuture for Pending<T> {
 pub struct Answer<T> {
     receiver: oneshot::AsyncReceiver<T>,
     lost: fn() -> T,
+    trace: Option<Trace>,
 }
 
 impl<T> Unpin for Answer<T> {}
@@ -217,6 +246,9 @@ impl<T> Future for Answer<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let answer = Pin::new(&mut self.receiver).poll(context);
-        answer.map(|received| received.unwrap_or_else(|_| (self.lost)()))
+        answer.map(|received| {
+            took(self.trace.as_ref());
+            received.unwrap_or_else(|_| (self.lost)())
+        })
     }
 }

@@ -11,6 +11,7 @@ use super::admission::Permit;
 use super::outcome::{
     Consistency, Outcome, Read, Refusal, SnapshotTaken, Transferred, Unknown, Verified,
 };
+use super::trace::Trace;
 use crate::membership::{Change, ChangeOptions, Changed};
 
 /// What the node's loop receives from a [`Handle`].
@@ -193,9 +194,15 @@ impl<R: Send + 'static> Reply for oneshot::Sender<Outcome<R>> {
 pub(crate) struct Waiter {
     /// `None` once it is used.
     pub(super) reply: Option<(Box<dyn Reply>, Permit)>,
+    pub(super) trace: Option<Trace>,
 }
 
 impl Waiter {
+    /// Where it is noted how far the command has come, if somebody wants to know.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
+    }
+
     /// Tells the proposer that its command is not applied, or that nobody knows; nobody may be
     /// listening any more.
     pub(crate) fn answer(mut self, outcome: Outcome<Infallible>) {
@@ -213,6 +220,9 @@ impl Waiter {
     /// See C3.
     pub(crate) fn applied<R: Send + 'static>(mut self, index: u64, term: u64, response: R) {
         let Some((reply, permit)) = self.reply.take() else { return };
+        if let Some(trace) = &self.trace {
+            trace.applied();
+        }
         let reply: Box<dyn Any> = reply;
         let reply = reply.downcast::<oneshot::Sender<Outcome<R>>>().unwrap_or_else(|_| {
             panic!(

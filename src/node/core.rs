@@ -8,6 +8,7 @@
 mod changes;
 mod election;
 mod founding;
+mod pace;
 mod publish;
 mod reading;
 mod show;
@@ -29,6 +30,9 @@ use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
 use self::election::ElectionTimer;
 use self::founding::Founding;
+#[cfg(test)]
+pub(crate) use self::pace::PATIENCE;
+use self::pace::Pace;
 pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
 pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
@@ -110,6 +114,7 @@ pub(crate) struct Core {
     outgoing_bytes: u64,
     proposals: Proposals,
     forwarded: Vec<Forwarded>,
+    pace: Pace,
     reads: Reads,
     questions: Questions,
     applied: Arc<AppliedCell>,
@@ -175,6 +180,8 @@ impl Core {
             // Its batching knows no bound: a Ready's appends to one peer would become one message
             // that no frame can carry (raft.rs:744). propose_batches has batched already.
             batch_append: false,
+            // Told by the next append, or by ourselves: see `pace`.
+            skip_bcast_commit: true,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
             read_only_option: if has(Defect::LeaseReads) { LeaseBased } else { Safe },
@@ -208,6 +215,7 @@ impl Core {
             outgoing_bytes: 0,
             proposals: Proposals::new(config.id, nonce),
             forwarded: Vec::new(),
+            pace: Pace::default(),
             reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
             questions: Questions::default(),
             applied,
@@ -599,11 +607,11 @@ impl Core {
     /// # Errors
     ///
     /// What ends the node.
-    pub(crate) fn finish_turn(&mut self, send: Send<'_>) -> Result<(), Error> {
+    pub(crate) fn finish_turn(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
         for context in self.raw.mut_store().begin_turn() {
             self.raw.on_entries_fetched(context);
         }
-        self.dispatch(send);
+        self.dispatch(now, send);
         self.dispatch_changes();
         self.dispatch_transfers();
         self.advance_reads();
@@ -613,15 +621,20 @@ impl Core {
         if self.raw.has_ready() {
             self.handle_ready(send)?;
         }
+        self.tell_commit(now, send)?;
         self.check_applied();
         self.take_snapshot();
         Ok(())
     }
 
-    fn dispatch(&mut self, send: Send<'_>) {
+    fn dispatch(&mut self, now: Instant, send: Send<'_>) {
         let term = self.raw.raft.term;
         if self.leads() {
-            self.propose_batches(term, send);
+            if !self.gathers(now) {
+                self.pace.waited();
+                self.propose_batches(term, now, send);
+                self.proposals.taken_by_raft();
+            }
             return;
         }
         for forwarded in std::mem::take(&mut self.forwarded) {
@@ -635,10 +648,11 @@ impl Core {
         while let Some((key, data)) = self.proposals.launch(term, self.ticks) {
             send(leader, Frame::Forward { term, key, data });
         }
+        self.proposals.forwarded();
     }
 
     /// One message to raft per megabyte of proposals: one append to each peer carries it.
-    fn propose_batches(&mut self, term: u64, send: Send<'_>) {
+    fn propose_batches(&mut self, term: u64, now: Instant, send: Send<'_>) {
         let mut forwarded = std::mem::take(&mut self.forwarded);
         if self.lags() || self.space.shortage().is_some() {
             for Forwarded { from, term, key, .. } in forwarded.drain(..) {
@@ -686,7 +700,9 @@ impl Core {
                         None => self.proposals.refused(attempt, Refusal::Overloaded, self.ticks),
                     }
                 }
+                continue;
             }
+            self.proposed(now, origins.iter().any(|(origin, _)| origin.is_some()));
         }
     }
 
@@ -723,7 +739,11 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
+                let is_appending = !entries.is_empty();
                 self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
+                if is_appending {
+                    self.proposals.saved(self.raw.store().last_save());
+                }
             } else {
                 self.install(ready.snapshot(), entries, ready.hs())?;
             }

@@ -23,6 +23,7 @@ mod reads;
 mod scripts;
 mod sinks;
 mod space;
+mod vigil;
 mod workers;
 
 use std::net::TcpListener;
@@ -52,6 +53,7 @@ pub(crate) use self::join::{
 pub(crate) use self::sinks::Sinks;
 pub(crate) use self::space::Look;
 use self::space::SpaceWatch;
+use self::vigil::Vigil;
 use self::workers::Workers;
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::directory::{self, Recovered};
@@ -320,6 +322,7 @@ pub(crate) struct Loop<C, W> {
     _wake_tx: Sender<()>,
     commits: Sender<Commit>,
     next_tick: Instant,
+    vigil: Vigil,
     stopping: Option<Stopping>,
     /// What this member was told when it heard that the cluster has removed it.
     removed: Option<String>,
@@ -356,13 +359,27 @@ impl Loop<Transport, Workers> {
     }
 
     /// Blocks until there is something to do, and tells what time it is then.
-    fn next_event(&self) -> Instant {
+    fn next_event(&mut self) -> Instant {
         if self.core.has_work() {
+            return Instant::now();
+        }
+        let begun = Instant::now();
+        let awaits_majority = self.core.awaits_majority();
+        let looks = !self.core.gathers(begun);
+        let has_come = || {
+            !self.inbox.is_empty()
+                || !self.wake.is_empty()
+                || !self.done.is_empty()
+                || (looks && self.stopping.is_none() && !self.requests.is_empty())
+        };
+        if awaits_majority && self.vigil.keep(begun, has_come) {
+            self.vigil.learn(Duration::ZERO);
             return Instant::now();
         }
         let mut select = Select::new();
         select.recv(&self.inbox);
-        if self.stopping.is_none() {
+        // What may not be proposed yet need not wake anybody.
+        if self.stopping.is_none() && looks {
             select.recv(&self.requests);
         }
         select.recv(&self.wake);
@@ -370,9 +387,13 @@ impl Loop<Transport, Workers> {
         if self.core.has_commits() {
             select.send(&self.commits);
         }
-        // A timeout is an event too: the next tick is due.
-        select.ready_deadline(self.next_tick).ok();
-        Instant::now()
+        // A timeout is an event too: the next tick is due, or what was put off.
+        select.ready_deadline(self.deadline()).ok();
+        let now = Instant::now();
+        if awaits_majority {
+            self.vigil.learn(now - begun);
+        }
+        now
     }
 }
 
@@ -426,6 +447,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let event_loop = Self {
             core,
             next_tick: around.now + config.tick(),
+            vigil: Vigil::new(),
             config,
             fs,
             transport: carrier,
@@ -480,10 +502,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         result
     }
 
-    /// When the next tick is due.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn next_tick(&self) -> Instant {
-        self.next_tick
+    /// When the loop has something to do, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.core.due().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     #[cfg(feature = "simulation")]
@@ -498,10 +519,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
 
     /// Whether [`next_event`](Loop::next_event) would not block before the next tick.
     #[cfg(feature = "simulation")]
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self, now: Instant) -> bool {
+        let looks = self.stopping.is_none() && !self.core.gathers(now);
         self.core.has_work()
             || !self.inbox.is_empty()
-            || (self.stopping.is_none() && !self.requests.is_empty())
+            || (looks && !self.requests.is_empty())
             || !self.wake.is_empty()
             || !self.done.is_empty()
             || (self.core.has_commits() && !self.commits.is_full())
@@ -514,7 +536,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
-        for _ in 0..BATCH {
+        // Whoever stops looks at everything, to refuse it.
+        let looks = !core.gathers(now) || self.stopping.is_some() || shutdown;
+        for _ in 0..if looks { BATCH } else { 0 } {
             if bytes >= BATCH_BYTES {
                 break;
             }
@@ -546,7 +570,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             let tick = self.config.tick();
             self.next_tick = (self.next_tick + tick).max(now + tick / 2);
         }
-        core.finish_turn(send)?;
+        core.finish_turn(now, send)?;
         self.flush_commits()?;
         self.hand_out(now)?;
         if is_tick {

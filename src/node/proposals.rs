@@ -22,7 +22,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use wal::defects::{Defect, has};
 
-use crate::channel::{Outcome, Proposal, Refusal, Unknown, Waiter};
+use crate::channel::{Outcome, Proposal, Refusal, Trace, Unknown, Waiter};
 use crate::key::{Attempt, Key};
 
 /// Ticks between a refusal and the next try: half a heartbeat interval.
@@ -55,6 +55,8 @@ pub(super) struct Proposals {
     flying: HashMap<u64, Flight>,
     /// How many flights there are in each term, to find the superseded without a scan.
     terms: BTreeMap<u64, usize>,
+    /// Those of `flying` that are traced and were launched since the log was saved last.
+    traced: Vec<u64>,
     /// Barriers that are published, by index, with the term of their entry.
     barriers: BTreeMap<u64, (u64, Proposal)>,
     /// No deadline is earlier than this one.
@@ -71,6 +73,7 @@ impl Proposals {
             cooling: VecDeque::new(),
             flying: HashMap::new(),
             terms: BTreeMap::new(),
+            traced: Vec::new(),
             barriers: BTreeMap::new(),
             next_deadline: None,
         }
@@ -113,10 +116,41 @@ impl Proposals {
         };
         let Parked { sequence, proposal, .. } = next?;
         let data = proposal.data.clone();
+        if proposal.waiter.trace().is_some() {
+            self.traced.push(sequence);
+        }
         let replaced = self.flying.insert(sequence, Flight { term, proposal });
         assert!(replaced.is_none(), "P1: proposal {sequence} flies twice");
         *self.terms.entry(term).or_default() += 1;
         Some((Key { node: self.node, nonce: self.nonce, sequence }, data))
+    }
+
+    /// Raft has what was launched.
+    pub(super) fn taken_by_raft(&self) {
+        if !self.traced.is_empty() {
+            let now = Instant::now();
+            self.launched().for_each(|trace| trace.taken(now));
+        }
+    }
+
+    /// The leader's line has what was launched: more cannot be seen from here until it is
+    /// published.
+    pub(super) fn forwarded(&mut self) {
+        self.taken_by_raft();
+        self.traced.clear();
+    }
+
+    /// What raft had is in the log on disk, with when that was written and synced.
+    pub(super) fn saved(&mut self, last_save: Option<(Instant, Instant)>) {
+        if let Some((written, synced)) = last_save {
+            self.launched().for_each(|trace| trace.saved(written, synced));
+        }
+        self.traced.clear();
+    }
+
+    fn launched(&self) -> impl Iterator<Item = &Trace> {
+        let flights = self.traced.iter().filter_map(|sequence| self.flying.get(sequence));
+        flights.filter_map(|flight| flight.proposal.waiter.trace())
     }
 
     /// The entry with this key is being published: whoever applies it owes the answer.

@@ -228,16 +228,17 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.began
     }
 
-    /// When its next tick is due, on its own clock.
+    /// When it begins a turn, on its own clock, if nothing happens before: its next tick, or
+    /// something that it put off.
     #[must_use]
-    pub fn next_tick(&self) -> Instant {
-        self.event_loop.next_tick()
+    pub fn deadline(&self) -> Instant {
+        self.event_loop.deadline()
     }
 
-    /// Whether a node would begin a turn now, without waiting for its tick.
+    /// Whether a node would begin a turn now, without waiting for that.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.event_loop.is_ready()
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.event_loop.is_ready(now)
     }
 
     /// One turn of the loop. `Some`: it was the last, and the member has ended so.

@@ -163,13 +163,24 @@ impl Draft {
         if self.bytes - self.synced >= self.sync_bytes {
             self.latching("sync", |draft| draft.file.sync_data())?;
             self.synced = self.bytes;
+            self.forget();
         }
         Ok(())
     }
 
     /// Makes all of the file durable; its name is not.
     pub(super) fn sync(&mut self) -> Result<(), Failure> {
-        self.latching("sync", |draft| draft.file.sync_all())
+        self.latching("sync", |draft| draft.file.sync_all())?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Lets the system have the memory that it keeps of what is on the disk: nobody reads it before
+    /// a restart, or a peer needs it, and every piece would be written through fresh memory, which
+    /// takes longer than all else there is to do.
+    fn forget(&self) {
+        // Only a hint.
+        self.file.forget_cache().ok();
     }
 
     pub(super) fn keep(mut self) {

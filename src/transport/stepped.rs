@@ -490,9 +490,29 @@ impl Stepped {
 
 /// A message as a stream carries it.
 pub(crate) fn chunk(message: Message) -> Option<Bytes> {
-    let (frame, mut buffer) = (Frame::Raft(message), BytesMut::new());
+    encode(&Frame::Raft(message))
+}
+
+/// A frame as a stream carries it.
+pub(crate) fn encode(frame: &Frame) -> Option<Bytes> {
+    let mut buffer = BytesMut::new();
     frame.encode(frame.payload_len(), &mut buffer).ok()?;
     Some(buffer.freeze())
+}
+
+/// Decodes the frames of a chunk; gives how many entries they bring.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub(crate) fn decode(chunk: &mut Bytes) -> Result<usize, String> {
+    let (mut decoder, mut n_entries) = (Decoder::default(), 0);
+    while let Some(arrived) = decoder.next(chunk).map_err(|error| error.to_string())? {
+        if let Frame::Raft(message) = arrived.decode().map_err(|error| error.to_string())? {
+            n_entries += message.entries.len();
+        }
+    }
+    Ok(n_entries)
 }
 
 /// What a message says that its sender has on disk.

@@ -181,9 +181,13 @@ impl Batch {
 
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
+        let used = self.buffer.len().max(KEPT_BYTES);
         self.buffer.truncate(FRAME_HEADER);
-        // One large batch must not hold its memory for the life of the process.
-        self.buffer.shrink_to(KEPT_BYTES);
+        // One large batch must not hold its memory for the life of the process; while they are all
+        // large, memory that is new for each costs more than writing it.
+        if self.buffer.capacity() > 4 * used {
+            self.buffer.shrink_to(used);
+        }
         self.contents.clear();
     }
 

@@ -15,6 +15,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -95,6 +96,8 @@ pub struct Wal {
     latched: Option<Cow<'static, str>>,
     /// Set by a deletion that failed, on whatever thread.
     deletion_failure: Arc<OnceLock<String>>,
+    /// When the newest batch had been written, for those who measure.
+    last_write: Option<Instant>,
 }
 
 impl Wal {
@@ -169,6 +172,7 @@ impl Wal {
             asked: 0,
             latched: None,
             deletion_failure: Arc::default(),
+            last_write: None,
         }
     }
 
@@ -355,6 +359,11 @@ impl Wal {
         self.index.hard_state()
     }
 
+    /// When the newest batch of this process had been written, and its sync began.
+    pub fn last_write(&self) -> Option<Instant> {
+        self.last_write
+    }
+
     /// The newest marker.
     pub fn marker(&self) -> Option<Marker> {
         self.index.markers().last().copied()
@@ -487,6 +496,7 @@ impl Wal {
             self.filled = until;
         }
         segment.file.write_all_at(offset, bytes).context("write", &segment.path)?;
+        self.last_write = Some(Instant::now());
         if has(Defect::RetrySync) && segment.file.sync_data().is_err() {
             segment.file.sync_data().ok();
         } else if !has(Defect::SkipSync) {

@@ -1,216 +1,99 @@
-//! The closed loop of PUTs or GETs, and the two questions it asks a cluster first: ready? who leads?
+//! The load of one round, closed or open, and the filling before it.
 //!
 //! It must cost little, for it shares the machine with what it measures: one task a connection on one
-//! thread, the connection polled in the same task, nothing spawned and nothing but the path allocated
-//! for a request.
+//! thread, the connection polled in the same task, nothing spawned for a request, and nothing but its
+//! path and its value allocated.
 
 use std::cell::RefCell;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper::header::{HOST, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
-use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use url::Url;
 
-use super::members::Seat;
-use super::round::{Failure, Keys, Operation, Recorder, Round, Window};
+use super::asker::Asker;
+use super::client::{Client, Fault};
+use super::keys::{KeySpace, Values};
+use super::mix::Mix;
+use super::round::{Failure, Pace, Recorder, Round, Window};
+use super::schedule::{Arrivals, Next, Schedule};
+use super::target::{Line, QUESTION_TIMEOUT, Target, until_closed};
 
-/// For a question that a healthy member answers at once.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
-const LEADER_POLL: Duration = Duration::from_millis(50);
+/// Whatever is measured: one connection would take minutes.
+const FILL_CONNECTIONS: u16 = 64;
 const FILLED_POLL: Duration = Duration::from_millis(10);
-/// A status of a hundred members with long URLs fits.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// Longer than any `--request-timeout` that makes sense: a request still unanswered then is lost.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A member's client port: where to connect, and the name to ask for.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    address: String,
-    host: HeaderValue,
-}
 
 /// One level's load.
 #[derive(Debug)]
 pub(crate) struct Load {
-    pub(crate) operation: Operation,
+    pub(crate) mix: Mix,
     pub(crate) connections: u16,
+    pub(crate) pace: Pace,
     pub(crate) window: Window,
-    pub(crate) n_keys: u64,
-    pub(crate) value: Bytes,
+    pub(crate) keys: KeySpace,
+    pub(crate) values: Values,
 }
 
-/// The part of `/_status` that says who leads.
-#[derive(Deserialize)]
-struct Status {
-    role: String,
-    leader: Option<LeaderStatus>,
-}
-
-#[derive(Deserialize)]
-struct LeaderStatus {
-    url: Option<String>,
-}
-
-type Link = (SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>);
-
-/// Whether every member says it is ready.
-pub(crate) async fn all_ready(seats: &[Seat]) -> bool {
-    for seat in seats {
-        match Target::of_seat(seat).get("/_ready").await {
-            Ok((status, _)) if status.is_success() => {}
-            _ => return false,
-        }
-    }
-    true
-}
-
-/// The member that says it leads, or failing that the one another names.
-pub(crate) async fn find_leader(targets: &[Target], timeout: Duration) -> Result<Target, Failure> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let mut problem = String::from("nobody leads");
-        let mut named = None;
-        for target in targets {
-            match target.status().await {
-                Ok(status) if status.role == "leader" => return Ok(target.clone()),
-                Ok(status) => named = status.leader.and_then(|leader| leader.url).or(named),
-                Err(failure) => problem = failure.to_string(),
-            }
-        }
-        if let Some(url) = named {
-            let url = Url::parse(&url)
-                .map_err(|error| Failure::new(format!("the leader's URL {url}: {error}")))?;
-            return Target::of_url(&url);
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::new(format!("no leader after {timeout:?}: {problem}")));
-        }
-        tokio::time::sleep(LEADER_POLL).await;
-    }
-}
-
-impl Target {
-    pub(crate) fn of_seat(seat: &Seat) -> Target {
-        let address = format!("127.0.0.1:{}", seat.client_port);
-        let host = HeaderValue::try_from(&address).expect("digits and dots are a header value");
-        Target { address, host }
-    }
-
-    pub(crate) fn of_url(url: &Url) -> Result<Target, Failure> {
-        let bad = || Failure::new(format!("{url} is not a client URL, http://host:port"));
-        if url.scheme() != "http" {
-            return Err(bad());
-        }
-        let host = url.host_str().ok_or_else(bad)?;
-        let port = url.port_or_known_default().ok_or_else(bad)?;
-        let address = format!("{host}:{port}");
-        let host = HeaderValue::try_from(&address).map_err(|_| bad())?;
-        Ok(Target { address, host })
-    }
-
-    async fn connect(&self) -> Result<Link, Failure> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(format!("cannot connect to {}: {error}", self.address))
-        };
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| failed(&error))?;
-        stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))
-    }
-
-    fn request(&self, method: Method, path: String, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() =
-            Uri::from_maybe_shared(Bytes::from(path)).expect("our paths are letters and digits");
-        request.headers_mut().insert(HOST, self.host.clone());
-        request
-    }
-
-    /// One question on a connection of its own.
-    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
-        let ask = async {
-            let (mut sender, connection) = self.connect().await?;
-            let failed = |error: &dyn std::fmt::Display| {
-                Failure::new(format!("GET {path} at {}: {error}", self.address))
-            };
-            let answer = async {
-                let request = self.request(Method::GET, path.to_owned(), Bytes::new());
-                let response =
-                    sender.send_request(request).await.map_err(|error| failed(&error))?;
-                let (head, body) = response.into_parts();
-                let body = Limited::new(body, MAX_ANSWER_BYTES);
-                let body = body.collect().await.map_err(|error| failed(&error))?;
-                Ok((head.status, body.to_bytes()))
-            };
-            let mut answer = pin!(answer);
-            tokio::select! {
-                biased;
-                answered = &mut answer => answered,
-                // A closed connection may leave the last answer to be read.
-                _ = connection => answer.await,
-            }
-        };
-        tokio::time::timeout(QUESTION_TIMEOUT, ask)
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(format!("{} does not answer", self.address))))
-    }
-
-    async fn status(&self) -> Result<Status, Failure> {
-        let (code, body) = self.get("/_status").await?;
-        if code != StatusCode::OK {
-            return Err(Failure::new(format!("GET /_status at {}: {code}", self.address)));
-        }
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(format!("GET /_status at {}: not a status: {error}", self.address))
-        })
-    }
+/// What tells a round's connections when to ask.
+enum Clock {
+    Closed,
+    Open(Arrivals),
 }
 
 impl Load {
-    /// Writes every key once, so that there is something to read, and returns when all can be read:
-    /// a server may answer before it has applied a write, but applies them in order.
-    pub(crate) async fn fill(&self, target: &Target) -> Result<(), Failure> {
+    /// Writes every key once, so that there is something to read, and returns when all can be read at
+    /// every target: a server may answer before it has applied a write, but applies them in order.
+    pub(crate) async fn fill(&self, targets: &[Target]) -> Result<(), Failure> {
+        let failed = |fault: Fault| Failure::new(format!("cannot fill: {}", fault.reason));
         let mut tasks = JoinSet::new();
-        for number in 0..u64::from(self.connections) {
-            let link = target.connect().await?;
-            let keys = (number..self.n_keys).step_by(self.connections.into());
-            let (target, value) = (target.clone(), self.value.clone());
-            tasks.spawn_local(async move { fill_share(link, &target, value, keys).await });
+        for number in 0..FILL_CONNECTIONS {
+            let (client, line) = self.connect(number, targets).await?;
+            let keys = (number.into()..self.keys.n_keys()).step_by(FILL_CONNECTIONS.into());
+            tasks.spawn_local(until_closed(line, fill_share(client, keys)));
         }
         while let Some(ended) = tasks.join_next().await {
-            ended.map_err(|error| Failure::new(format!("cannot fill: {error}")))??;
+            let ended = ended.map_err(|error| Failure::new(format!("cannot fill: {error}")))?;
+            ended.map_err(failed)?;
+        }
+        // What the last connection wrote at its target, the others may not have applied.
+        let last = self.keys.n_keys() - 1;
+        for (number, _) in (0..).zip(targets) {
+            let (mut client, line) = self.connect(number, targets).await?;
+            until_closed(line, client.get(last, "")).await.map_err(failed)?;
         }
         Ok(())
     }
 
     /// One round: connects, loads for the window, waits for the last answers.
-    pub(crate) async fn run(&self, target: &Target) -> Result<Round, Failure> {
-        let mut links = Vec::new();
-        for _ in 0..self.connections {
-            links.push(target.connect().await?);
+    pub(crate) async fn run(&self, targets: &[Target]) -> Result<Round, Failure> {
+        let mut askers = Vec::new();
+        for number in 0..self.connections {
+            let (client, mut line) = self.connect(number, targets).await?;
+            let mut asker = Asker::new(number, client, &self.mix);
+            tokio::select! {
+                biased;
+                prepared = asker.prepare() => prepared
+                    .map_err(|fault| Failure::new(format!("cannot begin: {}", fault.reason)))?,
+                _ = &mut line => return Err(Failure::new("a server closes what it just opened")),
+            }
+            askers.push((asker, line));
         }
-        let recorder = Rc::new(RefCell::new(Recorder::start(self.window)));
+        let recorder = Recorder::start(self.window, self.pace);
+        let clock = match self.pace {
+            Pace::Closed => Clock::Closed,
+            Pace::Open { rate, .. } => {
+                let schedule = Schedule::new(recorder.starts(), self.window, rate);
+                let arrivals = Arrivals::start(schedule, self.connections)
+                    .map_err(|error| Failure::new(format!("cannot start a clock: {error}")))?;
+                Clock::Open(arrivals)
+            }
+        };
+        let (clock, recorder) = (Rc::new(clock), Rc::new(RefCell::new(recorder)));
         let mut tasks = JoinSet::new();
-        for (number, link) in (0..self.connections).zip(links) {
-            let keys = Keys::of_connection(number, self.n_keys);
-            let question = Question {
-                target: target.clone(),
-                operation: self.operation,
-                value: self.value.clone(),
-            };
-            let recorder = recorder.clone();
-            tasks.spawn_local(async move { drive(link, &question, keys, &recorder).await });
+        for (asker, line) in askers {
+            let (clock, recorder) = (clock.clone(), recorder.clone());
+            tasks.spawn_local(until_closed(line, drive(asker, clock, recorder)));
         }
         let all = async { while tasks.join_next().await.is_some() {} };
         let timeout = self.window.warm_up + self.window.length + STALL_TIMEOUT;
@@ -224,135 +107,59 @@ impl Load {
         let recorder = Rc::into_inner(recorder).expect("every task that shared it has ended");
         recorder.into_inner().finish()
     }
-}
 
-/// What one connection asks for.
-struct Question {
-    target: Target,
-    operation: Operation,
-    value: Bytes,
-}
-
-impl Question {
-    /// Asks once; an error says what was wrong with the answer, and whether there was one at all.
-    async fn ask(
-        &self,
-        sender: &mut SendRequest<Full<Bytes>>,
-        key: u64,
-    ) -> Result<(), (Answered, String)> {
-        let (method, expected, body) = match self.operation {
-            Operation::Put => (Method::PUT, StatusCode::NO_CONTENT, self.value.clone()),
-            Operation::Get => (Method::GET, StatusCode::OK, Bytes::new()),
-        };
-        let name = method.clone();
-        let cut = |error: hyper::Error| (Answered::No, format!("{name}: {error}"));
-        let request = self.target.request(method.clone(), path(key), body);
-        let mut response = sender.send_request(request).await.map_err(cut)?;
-        if response.status() != expected {
-            return Err((Answered::Yes, describe(&name, response).await));
-        }
-        if self.operation == Operation::Get {
-            // The next request waits until this body is read, so it is, and costs no allocation.
-            let mut n_bytes = 0;
-            while let Some(frame) = response.body_mut().frame().await {
-                n_bytes += frame.map_err(cut)?.data_ref().map_or(0, Bytes::len);
-            }
-            if n_bytes != self.value.len() {
-                let wanted = self.value.len();
-                return Err((Answered::Yes, format!("GET gave {n_bytes} bytes, not {wanted}")));
-            }
-        }
-        Ok(())
+    /// The connection of this number, to its share of the targets.
+    async fn connect(&self, number: u16, targets: &[Target]) -> Result<(Client, Line), Failure> {
+        let target = targets[usize::from(number) % targets.len()].clone();
+        let (sender, line) = target.connect().await?;
+        let (keys, values) = (self.keys, self.values.clone());
+        Ok((Client { target, sender, keys, values }, line))
     }
-}
-
-/// Whether a connection can be asked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answered {
-    Yes,
-    No,
-}
-
-fn path(key: u64) -> String {
-    format!("/k{key:08}")
 }
 
 /// Asks on one connection until the round is over or the connection is.
-async fn drive(
-    (mut sender, connection): Link,
-    question: &Question,
-    mut keys: Keys,
-    recorder: &RefCell<Recorder>,
-) {
-    let asking = async {
-        let mut sent = Instant::now();
-        loop {
-            let answer = question.ask(&mut sender, keys.pick()).await;
-            let now = Instant::now();
-            let goes_on = match answer {
-                Ok(()) => recorder.borrow_mut().succeeded(sent, now),
-                Err((answered, reason)) => {
-                    recorder.borrow_mut().failed(now, || reason) && answered == Answered::Yes
-                }
-            };
-            if !goes_on {
-                break;
+async fn drive(mut asker: Asker, clock: Rc<Clock>, recorder: Rc<RefCell<Recorder>>) {
+    let mut last = Instant::now();
+    loop {
+        let start = match &*clock {
+            Clock::Closed => last,
+            Clock::Open(arrivals) => match arrivals.take().await {
+                Next::Start(start) => start,
+                Next::Over => return,
+                Next::Behind => return recorder.borrow_mut().give_up(Instant::now()),
+            },
+        };
+        let (operation, answer) = asker.ask().await;
+        last = Instant::now();
+        let (goes_on, is_usable) = match answer {
+            Ok(()) => (recorder.borrow_mut().succeeded(operation, start, last), true),
+            Err(Fault { is_answer, reason }) => {
+                (recorder.borrow_mut().failed(last, || reason), is_answer)
             }
-            sent = now;
+        };
+        // What an open loop meant to send in time is sent, however late that is.
+        let is_over = !goes_on && matches!(*clock, Clock::Closed);
+        if is_over || !is_usable {
+            return;
         }
-    };
-    until_closed(connection, asking).await;
-}
-
-/// Writes these keys one after the other, and waits until the last can be read.
-async fn fill_share(
-    (mut sender, connection): Link,
-    target: &Target,
-    value: Bytes,
-    keys: impl Iterator<Item = u64>,
-) -> Result<(), Failure> {
-    let failed = |(_, reason)| Failure::new(format!("cannot fill: {reason}"));
-    let put = Question { target: target.clone(), operation: Operation::Put, value: value.clone() };
-    let get = Question { target: target.clone(), operation: Operation::Get, value };
-    let filling = async {
-        let mut last = None;
-        for key in keys {
-            put.ask(&mut sender, key).await.map_err(failed)?;
-            last = Some(key);
-        }
-        let Some(last) = last else { return Ok(()) };
-        let deadline = Instant::now() + QUESTION_TIMEOUT;
-        loop {
-            match get.ask(&mut sender, last).await {
-                Ok(()) => return Ok(()),
-                Err((Answered::Yes, _)) if Instant::now() < deadline => {
-                    tokio::time::sleep(FILLED_POLL).await;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-    };
-    until_closed(connection, filling).await
-}
-
-/// Runs what uses a connection beside the connection itself.
-async fn until_closed<T>(
-    connection: Connection<TokioIo<TcpStream>, Full<Bytes>>,
-    using: impl Future<Output = T>,
-) -> T {
-    let mut using = pin!(using);
-    tokio::select! {
-        biased;
-        done = &mut using => done,
-        // It ends when the server closes it; the request under way then learns that.
-        _ = connection => using.await,
     }
 }
 
-async fn describe(method: &Method, response: Response<Incoming>) -> String {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    // The status says enough when the body cannot be had.
-    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    format!("{method} answered {status} {}", String::from_utf8_lossy(&body))
+/// Writes these keys one after the other, and waits until the last can be read.
+async fn fill_share(mut client: Client, keys: impl Iterator<Item = u64>) -> Result<(), Fault> {
+    let mut last = None;
+    for key in keys {
+        client.put(key).await?;
+        last = Some(key);
+    }
+    let Some(last) = last else { return Ok(()) };
+    let deadline = Instant::now() + QUESTION_TIMEOUT;
+    loop {
+        match client.get(last, "").await {
+            Err(Fault { is_answer: true, .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(FILLED_POLL).await;
+            }
+            read => return read,
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Seat {
     pub(crate) peer_port: u16,
     pub(crate) client_port: u16,
     pub(crate) data_dir: PathBuf,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 /// The running members. Dropping it stops them and removes their directory, in this order.

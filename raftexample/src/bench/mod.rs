@@ -1,41 +1,48 @@
-//! `raftexample bench`: how many writes a second three durable members commit, or reads they answer.
+//! `raftexample bench`: how many requests a second three durable members answer, and how soon.
 //!
 //! It starts a cluster of its own executable in a temporary directory, or takes one that runs
-//! (`--targets`), and drives a closed loop of PUTs or GETs at the leader, or at one server whoever it
-//! is (`--at`): every connection has one request under way, and sends the next when the answer is
-//! there. Load and members share the machine, so the figures compare systems measured side by side;
-//! they are no statement about a deployment.
+//! (`--targets`), and asks the leader, all of its targets (`--spread`: every member takes reads and
+//! writes, and gives the leader its writes), or one server whoever it is (`--at`). In a closed loop
+//! every connection has one request under way, and sends the next when the answer is there; with
+//! `--rate` requests start by the clock (`schedule`). Load and members share the machine, so the
+//! figures compare systems measured side by side; they are no statement about a deployment.
 //!
-//! 1. B1: any answer but 204 to a PUT, or 200 and a whole value to a GET, fails the run. A number
-//!    that contains refusals is not reported.
+//! 1. B1: any answer fails the run but 204 to a write, and 200 to a read with exactly the value that
+//!    belongs to the key. A number that contains refusals is not reported, and a rate that was not
+//!    reached is an error.
 //! 2. B2: whatever was started is stopped and its directory removed, on every way out that runs code.
 //!
-//! `members`, `round` and `report` know nothing of HTTP or of raftexample: the same load on another
-//! store (`tests/etcd-bench`) is compiled from the same files, so the two cannot drift apart.
+//! `members`, `round`, `keys`, `mix`, `report` and `plot` know nothing of HTTP or of raftexample: the
+//! same load on another store (`tests/etcd-bench`) is compiled from the same files, so the two cannot
+//! drift apart.
 
+mod asker;
+mod client;
+mod keys;
 mod load;
 mod members;
+mod mix;
+mod plot;
+mod progress;
 mod report;
 mod round;
+mod schedule;
+mod session;
+mod target;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 use url::Url;
 
-use load::{Load, Target};
-use members::{Members, Seat};
-use report::Line;
-use round::{Failure, Operation, Round, Window};
+use keys::Distribution;
+use mix::Mix;
+use round::Failure;
 
-/// How long a running cluster may take to name its leader.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Measure committed writes (or reads) per second, with three members of its own or against `--targets`.
+/// Measure requests per second and their latencies, with three members of its own or against `--targets`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Client URLs of a running cluster; without it three members are started and stopped again.
@@ -44,8 +51,15 @@ pub struct Args {
     /// Load this server, whoever leads; it need not be a raftexample.
     #[arg(long, value_name = "URL", conflicts_with = "targets")]
     at: Option<Url>,
-    /// Write every key once, then measure GETs.
-    #[arg(long)]
+    /// Spread the connections over all members instead of asking the leader.
+    #[arg(long, conflicts_with = "at")]
+    spread: bool,
+    /// What to ask for, by weight: put, get (linearizable), stale (reads of what a member has), cas
+    /// (writes on condition). What is read is written first, once.
+    #[arg(long, value_name = "put=10,get=90,...", default_value = "put=1")]
+    mix: Mix,
+    /// Short for `--mix get=1`.
+    #[arg(long, conflicts_with = "mix")]
     reads: bool,
     /// Numbers of connections to measure, one level each.
     #[arg(
@@ -55,15 +69,30 @@ pub struct Args {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     connections: Vec<u16>,
+    /// Start so many requests a second, whether answers come or not, and measure latencies from when
+    /// they were to start; several are so many levels for each number of connections.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "N,...",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    rate: Vec<u32>,
     /// Length of one round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// Bytes in each key.
+    #[arg(long, default_value_t = 9)]
+    key_bytes: usize,
     /// Bytes in each value.
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
     /// Number of different keys written or read.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
+    /// Which of them are asked for more than others.
+    #[arg(long, value_enum, default_value = "uniform")]
+    distribution: Distribution,
     /// Rounds per level; the one with the median throughput is reported.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -76,6 +105,9 @@ pub struct Args {
     /// One JSON object per level instead of the table.
     #[arg(long)]
     json: bool,
+    /// Draw latencies by percentile and throughput by connections into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// Runs the measurement and prints it; 1 when it failed, whose reason is then on standard error.
@@ -104,83 +136,8 @@ async fn until_interrupted(args: Args) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(handler)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(handler)?;
     tokio::select! {
-        measured = measure(&args) => measured,
+        measured = session::measure(&args) => measured,
         _ = interrupt.recv() => Err(Failure::new("interrupted")),
         _ = terminate.recv() => Err(Failure::new("terminated")),
     }
-}
-
-async fn measure(args: &Args) -> Result<(), Failure> {
-    let at = args.at.as_ref().map(Target::of_url).transpose()?;
-    let (members, targets) = if args.targets.is_empty() && at.is_none() {
-        let members = start_members(args).await?;
-        let targets = members.seats().iter().map(Target::of_seat).collect();
-        (Some(members), targets)
-    } else {
-        (None, args.targets.iter().map(Target::of_url).collect::<Result<Vec<_>, _>>()?)
-    };
-
-    let operation = if args.reads { Operation::Get } else { Operation::Put };
-    let mut filled = false;
-    let mut out = io::stdout();
-    let unwritable = |error| Failure::new(format!("cannot print: {error}"));
-    if !args.json {
-        report::write_heading(operation, &mut out).map_err(unwritable)?;
-    }
-    for &connections in &args.connections {
-        let load = Load {
-            operation,
-            connections,
-            window: Window {
-                warm_up: Duration::from_millis(args.warm_up_ms),
-                length: Duration::from_secs(args.seconds),
-            },
-            n_keys: args.keys,
-            value: vec![b'v'; args.value_bytes].into(),
-        };
-        let mut rounds: Vec<Round> = Vec::new();
-        for _ in 0..args.rounds {
-            let target = match &at {
-                Some(target) => target.clone(),
-                None => load::find_leader(&targets, LEADER_TIMEOUT).await?,
-            };
-            let with_tail = |failure: Failure| {
-                failure.with_tail(members.as_ref().map(Members::log_tails).unwrap_or_default())
-            };
-            if operation == Operation::Get && !filled {
-                load.fill(&target).await.map_err(with_tail)?;
-                filled = true;
-            }
-            rounds.push(load.run(&target).await.map_err(with_tail)?);
-        }
-        let line = Line::of_rounds("raftexample", operation, connections, rounds);
-        if args.json { line.write_json(&mut out) } else { line.write_row(&mut out) }
-            .map_err(unwritable)?;
-    }
-    Ok(())
-}
-
-async fn start_members(args: &Args) -> Result<Members, Failure> {
-    let executable = std::env::current_exe()
-        .map_err(|error| Failure::new(format!("cannot find this executable: {error}")))?;
-    let command = |seat: &Seat, seats: &[Seat]| {
-        let peers: Vec<_> =
-            seats.iter().map(|seat| format!("http://127.0.0.1:{}", seat.peer_port)).collect();
-        let mut command = Command::new(&executable);
-        command
-            .args(["--id", &seat.id.to_string()])
-            .args(["--cluster", &peers.join(",")])
-            .args(["--port", &seat.client_port.to_string()])
-            .arg("--data-dir")
-            .arg(&seat.data_dir)
-            .stdin(Stdio::null());
-        // Variables stand for flags; what the caller's shell exports is not what we measure.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RAFTEXAMPLE_") {
-                command.env_remove(name);
-            }
-        }
-        command
-    };
-    members::start_until(&args.dir, command, load::all_ready).await
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use raftnode::membership::ChangeRefusal;
-use raftnode::{Consistency, Refusal, Status, Unknown};
+use raftnode::{Consistency, Refusal, Stage, Status, Unknown};
 use serde::Serialize;
 
 use super::kind::Kind;
@@ -60,6 +61,8 @@ const X_RAFT_MOD_INDEX: HeaderName = HeaderName::from_static("x-raft-mod-index")
 const X_RAFT_APPLIED_INDEX: HeaderName = HeaderName::from_static("x-raft-applied-index");
 const X_RAFT_CONSISTENCY: HeaderName = HeaderName::from_static("x-raft-consistency");
 const X_RAFT_LEADER: HeaderName = HeaderName::from_static("x-raft-leader");
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPEN_METRICS: HeaderValue =
@@ -224,6 +227,18 @@ pub(super) fn applied_headers(mut answer: Answer, index: u64, term: u64) -> Answ
 /// Says which write a key has its value from; 0 when it has none.
 pub(super) fn with_mod_index(mut answer: Answer, mod_index: u64) -> Answer {
     answer.headers_mut().insert(X_RAFT_MOD_INDEX, mod_index.into());
+    answer
+}
+
+/// Says where a write's time went, in the milliseconds that Server-Timing has.
+pub(super) fn with_stages(mut answer: Answer, stages: &[(Stage, Duration)]) -> Answer {
+    let stages = stages.iter().map(|(stage, took)| {
+        let milliseconds = took.as_secs_f64() * 1e3;
+        format!("{};dur={milliseconds:.3}", stage.name())
+    });
+    let text = stages.collect::<Vec<_>>().join(", ");
+    let value = HeaderValue::try_from(text).expect("names and numbers are plain ASCII");
+    answer.headers_mut().insert(SERVER_TIMING, value);
     answer
 }
 

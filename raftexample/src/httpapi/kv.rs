@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use raftnode::defects::{Defect, has};
-use raftnode::{Consistency, Outcome, Read, Unknown};
+use raftnode::{Consistency, Outcome, Pending, Read, Refusal, Unknown};
 use serde::Serialize;
 
 use super::answer::{self, Answer, Fault};
@@ -15,7 +16,7 @@ use super::query::View;
 use super::route::Ack;
 use super::{Api, patiently, text, txn};
 use crate::command::{self, Conditions};
-use crate::kvstore::{self, Response};
+use crate::kvstore::{self, Found, Response};
 
 /// The answer to `GET /_kv/`.
 #[derive(Serialize)]
@@ -43,33 +44,53 @@ impl Api {
         let share = self.admit_write(body, self.max_value_bytes)?;
         let begin = |value_bytes| command::begin_put(&conditions, key, value_bytes);
         let command = body.read(self.max_value_bytes, begin, deadline).await?;
-        let pending = self.handle.propose(command, deadline)?;
+        let pending = self.propose(command, ack, deadline)?;
         // From here on the node counts it.
         drop(share);
         if ack == Ack::None || has(Defect::AckAtAppend) {
             return Ok(answer::no_content());
         }
-        self.written(pending, deadline).await
+        self.written(pending, ack, deadline).await
     }
 
     pub(super) async fn delete(
         &self,
         key: &[u8],
         conditions: Conditions<'_>,
+        ack: Ack,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let pending = self.handle.propose(command::delete(&conditions, key), deadline)?;
-        self.written(pending, deadline).await
+        let pending = self.propose(command::delete(&conditions, key), ack, deadline)?;
+        self.written(pending, ack, deadline).await
+    }
+
+    /// Offers a write to the log, for an answer of this kind.
+    pub(super) fn propose(
+        &self,
+        command: Bytes,
+        ack: Ack,
+        deadline: Instant,
+    ) -> Result<Pending<Outcome<kvstore::Answer>>, Refusal> {
+        match ack {
+            Ack::Traced => self.handle.propose_traced(command, deadline),
+            Ack::Applied | Ack::None => self.handle.propose(command, deadline),
+        }
     }
 
     /// The answer to a write, once it is applied.
     pub(super) async fn written(
         &self,
-        pending: raftnode::Pending<Outcome<kvstore::Answer>>,
+        pending: Pending<Outcome<kvstore::Answer>>,
+        ack: Ack,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
+        let trace = pending.trace().filter(|_| ack == Ack::Traced);
         let outcome = patiently(deadline, pending.into_future()).await;
-        ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))
+        let answer = ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))?;
+        Ok(match trace {
+            Some(trace) => answer::with_stages(answer, &trace.stages()),
+            None => answer,
+        })
     }
 
     pub(super) async fn get(
@@ -79,14 +100,14 @@ impl Api {
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         self.reach(view, deadline).await?;
-        let version = self.store.load();
-        let answer = match version.map.get(key) {
+        let Found { value, applied_index, term } = self.store.get(key);
+        let answer = match value {
             Some(value) => {
                 answer::with_mod_index(answer::bytes(value.bytes.clone()), value.mod_index)
             }
             None => absent().answer(Default::default),
         };
-        Ok(answer::with_state(answer, version.applied_index, version.term, view.consistency))
+        Ok(answer::with_state(answer, applied_index, term, view.consistency))
     }
 
     pub(super) async fn list(
@@ -114,8 +135,7 @@ impl Api {
         let View { consistency, min_index } = view;
         // Whatever is here will do for a stale read: the node need not be asked. While the log is
         // replayed nothing is here.
-        if consistency == Consistency::Stale && self.store.load().applied_index >= min_index.max(1)
-        {
+        if consistency == Consistency::Stale && self.store.applied_index() >= min_index.max(1) {
             return Ok(());
         }
         let pending = self.handle.node().read(consistency, min_index, deadline)?;

@@ -103,7 +103,7 @@ impl Api {
         let answered = match routed {
             Err(fault) => Err(fault),
             Ok(route) => {
-                if route == Route::Txn {
+                if let Route::Txn { .. } = route {
                     discarded = txn::MAX_BYTES;
                 }
                 self.answer(route, &head.headers, &mut body, line, deadline).await
@@ -143,14 +143,14 @@ impl Api {
                 self.put(&key, conditions, ack, body, deadline).await
             }
             Route::Get { key, view } => self.get(&key, view, deadline).await,
-            Route::Delete { key, cas } => {
+            Route::Delete { key, cas, ack } => {
                 let conditions = Conditions { idempotency_key: idempotency_key(headers)?, cas };
-                self.delete(&key, conditions, deadline).await
+                self.delete(&key, conditions, ack, deadline).await
             }
             Route::List { prefix, after, limit, view } => {
                 self.list(&prefix, after.as_deref(), limit, view, deadline).await
             }
-            Route::Txn => self.txn(idempotency_key(headers)?, body, deadline).await,
+            Route::Txn { ack } => self.txn(idempotency_key(headers)?, ack, body, deadline).await,
             Route::Watch { prefix, from_index } => {
                 self.watch(&prefix, from_index, headers, line, deadline).await
             }
@@ -201,7 +201,7 @@ impl Api {
     }
 
     fn status(&self) -> Answer {
-        let applied_index = self.store.load().applied_index;
+        let applied_index = self.store.applied_index();
         answer::json(StatusCode::OK, &Overview::new(self.handle.node().status(), applied_index))
     }
 

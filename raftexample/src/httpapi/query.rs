@@ -31,24 +31,31 @@ pub(super) fn none(query: Option<&str>) -> Result<(), Fault> {
     each(query, |_, _| Parameter::Unknown)
 }
 
-/// `?ack=none`.
+/// `?ack=none` or `?trace=1`.
 pub(super) fn ack(query: Option<&str>) -> Result<Ack, Fault> {
     let mut ack = None;
     each(query, |name, value| take_ack(&mut ack, name, value))?;
     Ok(ack.unwrap_or(Ack::Applied))
 }
 
-/// `?cas=<mod index>`.
-pub(super) fn cas(query: Option<&str>) -> Result<Option<u64>, Fault> {
-    let mut cas = None;
-    each(query, |name, value| match name {
-        "cas" => set_number(&mut cas, value),
-        _ => Parameter::Unknown,
-    })?;
-    Ok(cas)
+/// `?trace=1`.
+pub(super) fn trace(query: Option<&str>) -> Result<Ack, Fault> {
+    let mut ack = None;
+    each(query, |name, value| take_trace(&mut ack, name, value))?;
+    Ok(ack.unwrap_or(Ack::Applied))
 }
 
-/// Both of these.
+/// `?cas=<mod index>` and `?trace=1`.
+pub(super) fn cas_and_trace(query: Option<&str>) -> Result<(Option<u64>, Ack), Fault> {
+    let (mut cas, mut ack) = (None, None);
+    each(query, |name, value| match name {
+        "cas" => set_number(&mut cas, value),
+        _ => take_trace(&mut ack, name, value),
+    })?;
+    Ok((cas, ack.unwrap_or(Ack::Applied)))
+}
+
+/// All of these.
 pub(super) fn cas_and_ack(query: Option<&str>) -> Result<(Option<u64>, Ack), Fault> {
     let (mut cas, mut ack) = (None, None);
     each(query, |name, value| match name {
@@ -176,8 +183,30 @@ fn set_key<'a>(place: &mut Option<Cow<'a, [u8]>>, value: &'a str) -> Parameter {
 
 fn take_ack(place: &mut Option<Ack>, name: &str, value: &str) -> Parameter {
     match (name, value) {
-        ("ack", "none") => set(place, Ack::None),
+        ("ack", "none") => set_ack(place, Ack::None),
+        _ => take_trace(place, name, value),
+    }
+}
+
+fn take_trace(place: &mut Option<Ack>, name: &str, value: &str) -> Parameter {
+    match (name, value) {
+        ("trace", "1") => set_ack(place, Ack::Traced),
         _ => Parameter::Unknown,
+    }
+}
+
+fn set_ack(place: &mut Option<Ack>, ack: Ack) -> Parameter {
+    match place.replace(ack) {
+        Some(other) if other != ack => {
+            Parameter::Wrong("a write that nobody waits for cannot be traced".to_owned())
+        }
+        other => {
+            if other.is_some() {
+                Parameter::Repeated
+            } else {
+                Parameter::Taken
+            }
+        }
     }
 }
 

@@ -79,6 +79,7 @@ pub(super) enum Route<'a> {
     Delete {
         key: Cow<'a, [u8]>,
         cas: Option<u64>,
+        ack: Ack,
     },
     List {
         prefix: Cow<'a, [u8]>,
@@ -86,8 +87,10 @@ pub(super) enum Route<'a> {
         limit: usize,
         view: View,
     },
-    /// Everything is in the body.
-    Txn,
+    /// Everything else is in the body.
+    Txn {
+        ack: Ack,
+    },
     Watch {
         prefix: Cow<'a, [u8]>,
         from_index: Option<u64>,
@@ -132,7 +135,7 @@ impl Route<'_> {
             Route::Get { .. } => "get",
             Route::Delete { .. } => "delete",
             Route::List { .. } => "list",
-            Route::Txn => "txn",
+            Route::Txn { .. } => "txn",
             Route::Watch { .. } => "watch",
             Route::AddMember { .. } | Route::PostMember { .. } => "member_add",
             Route::RemoveMember { .. } => "member_remove",
@@ -152,11 +155,13 @@ impl Route<'_> {
     }
 }
 
-/// When a put is answered.
+/// When a write is answered, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ack {
     /// After it is applied.
     Applied,
+    /// Then, and with where the time went.
+    Traced,
     /// At once, as the original did.
     None,
 }
@@ -219,8 +224,11 @@ fn own<'a>(
             return Ok(Route::Put { key, cas, ack });
         }
         ("DELETE", "/_kv/{key}") => {
-            return Ok(Route::Delete { key: text::path_key(rest)?, cas: query::cas(query)? });
+            let key = text::path_key(rest)?;
+            let (cas, ack) = query::cas_and_trace(query)?;
+            return Ok(Route::Delete { key, cas, ack });
         }
+        ("POST", "/_txn") => return Ok(Route::Txn { ack: query::trace(query)? }),
         ("GET", "/_kv/") => return query::list(query),
         ("GET", "/_watch") => return query::watch(query),
         ("POST", "/_leader") => return Ok(Route::Transfer { to: query::to(query)? }),
@@ -237,7 +245,6 @@ fn own<'a>(
         }
         ("GET", "/_members") => Route::Members,
         ("GET", "/_leader") => Route::Leader,
-        ("POST", "/_txn") => Route::Txn,
         ("POST", "/_snapshot") => Route::Snapshot,
         ("GET", "/_status") => Route::Status,
         ("GET", "/_stats") => Route::Stats,

@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::answer::{self, Answer, Fault};
 use super::intake::RequestBody;
 use super::kind::Kind;
+use super::route::Ack;
 use super::{Api, text};
 use crate::command::{self, Compare, MAX_TXN_OPERATIONS, Op, Test, Txn};
 use crate::kvstore::{TxnAnswer, TxnResult};
@@ -38,6 +39,7 @@ impl Api {
     pub(super) async fn txn(
         &self,
         idempotency_key: Option<&[u8]>,
+        ack: Ack,
         body: &mut RequestBody,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
@@ -48,9 +50,9 @@ impl Api {
         let command = command::txn(idempotency_key, &txn)
             .map_err(|error| Fault::new(Kind::TooLarge, error.to_string()))?;
         drop(txn);
-        let pending = self.handle.propose(command, deadline)?;
+        let pending = self.propose(command, ack, deadline)?;
         drop(share);
-        self.written(pending, deadline).await
+        self.written(pending, ack, deadline).await
     }
 }
 

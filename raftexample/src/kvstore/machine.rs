@@ -1,16 +1,17 @@
 //! The write side of the store: what each command does.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use raftnode::defects::{Defect, has};
 use raftnode::machine::{self, StateMachine};
 
 use super::once::{self, Record};
 use super::{
-    Answer, Key, MAX_RESULT_BYTES, Response, Store, Table, TxnAnswer, TxnResult, Value, Version,
+    Answer, Key, MAX_RESULT_BYTES, Response, Shown, Store, Table, TxnAnswer, TxnResult, Value,
+    Version,
 };
 use crate::command::{Command, Compare, DecodeError, Envelope, Keyed, Op, Test, Txn};
 use crate::state;
@@ -19,10 +20,19 @@ use crate::watch::{self, Changed, Event, Recorder};
 /// The state machine. Its readers look at a [`Store`].
 #[derive(Debug)]
 pub struct KvStore {
-    version: Version,
+    shown: Shown,
+    /// What a restore began: nobody sees it before it is complete (K4).
+    restored: Option<Version>,
     table: Table,
-    shown: Arc<ArcSwap<Version>>,
     recorder: Recorder,
+}
+
+/// The version that a command changes, and the index at which it does.
+struct Stage<'a> {
+    version: &'a mut Version,
+    recorder: &'a mut Recorder,
+    index: u64,
+    term: u64,
 }
 
 impl KvStore {
@@ -30,39 +40,56 @@ impl KvStore {
     #[must_use]
     pub fn new() -> (Self, Store) {
         let (recorder, history) = watch::history();
-        let shown = Arc::new(ArcSwap::default());
-        let store = Store { version: Arc::clone(&shown), history };
-        let (version, table) = (Version::default(), Table::default());
-        (Self { version, table, shown, recorder }, store)
+        let shown = Shown::default();
+        let store = Store { shown: shown.clone(), history };
+        (Self { shown, restored: None, table: Table::default(), recorder }, store)
     }
 
+    /// Carries the command out, at once as far as readers can tell (K6).
     fn execute(&mut self, command: Command, index: u64, term: u64) -> Response {
+        let Self { shown, restored, recorder, .. } = self;
+        let mut guard;
+        let version = match restored {
+            Some(restored) => restored,
+            None => {
+                guard = shown.write();
+                &mut *guard
+            }
+        };
+        let response = Stage { version, recorder, index, term }.execute(command);
+        (version.applied_index, version.term) = (index, term);
+        response
+    }
+}
+
+impl Stage<'_> {
+    fn execute(&mut self, command: Command) -> Response {
         match command {
             Command::Put { key, value, cas } => {
                 if let Some(mismatch) = self.mismatch(&key, cas) {
                     return mismatch;
                 }
-                let changed = self.put(&key, &value, index);
-                self.record(index, term, Arc::new([changed]));
+                let changed = self.put(&key, &value);
+                self.record(Arc::new([changed]));
                 Response::Put
             }
             Command::Delete { key, cas } => match self.mismatch(&key, cas) {
                 Some(mismatch) => mismatch,
                 None => match self.delete(&key) {
                     Some(changed) => {
-                        self.record(index, term, Arc::new([changed]));
+                        self.record(Arc::new([changed]));
                         Response::Deleted
                     }
                     None => Response::NotFound,
                 },
             },
-            Command::Txn(txn) => self.txn(&txn, index, term),
+            Command::Txn(txn) => self.txn(&txn),
             Command::Ignorable(_) => Response::Ignored,
         }
     }
 
     /// Compares with the state before, then applies one of the branches, or nothing of it (K6).
-    fn txn(&mut self, txn: &Txn, index: u64, term: u64) -> Response {
+    fn txn(&mut self, txn: &Txn) -> Response {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
         // One pointer: the map is persistent.
@@ -73,7 +100,7 @@ impl KvStore {
         for op in ops {
             results.push(match op {
                 Op::Put { key, value } => {
-                    changes.push(self.put(key, value, index));
+                    changes.push(self.put(key, value));
                     TxnResult::Put
                 }
                 Op::Delete { key } => {
@@ -96,7 +123,7 @@ impl KvStore {
             }
         }
         if !changes.is_empty() {
-            self.record(index, term, changes.into());
+            self.record(changes.into());
         }
         Response::Txn(TxnAnswer { succeeded, results })
     }
@@ -117,9 +144,10 @@ impl KvStore {
     }
 
     /// Copies what it keeps: a slice would keep the whole buffer that the entry came in.
-    fn put(&mut self, key: &[u8], value: &[u8], mod_index: u64) -> Changed {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Changed {
         let key = Key::from(key);
-        let value = Arc::new(Value { bytes: Bytes::copy_from_slice(value), mod_index });
+        let bytes = Bytes::copy_from_slice(value);
+        let value = Arc::new(Value { bytes, mod_index: self.index });
         self.version.map.insert(key.clone(), Arc::clone(&value));
         Changed { key, value: Some(value) }
     }
@@ -130,8 +158,8 @@ impl KvStore {
         Some(Changed { key, value: None })
     }
 
-    fn record(&mut self, index: u64, term: u64, changes: Arc<[Changed]>) {
-        self.recorder.record(Event { index, term, changes });
+    fn record(&mut self, changes: Arc<[Changed]>) {
+        self.recorder.record(Event { index: self.index, term: self.term, changes });
     }
 }
 
@@ -157,17 +185,26 @@ impl StateMachine for KvStore {
         Ok(answer)
     }
 
+    /// Commands are seen as they are applied, unless they follow a restore: then all at once, now.
     /// K2: first the version, then the history that leads to it.
     fn show(&mut self, index: u64, term: u64) {
-        (self.version.applied_index, self.version.term) = (index, term);
-        self.shown.store(Arc::new(self.version.clone()));
+        let mut shown = self.shown.write();
+        // What it replaces may take its time to go, and nobody is to wait for that.
+        let replaced = self.restored.take().map(|restored| mem::replace(&mut *shown, restored));
+        (shown.applied_index, shown.term) = (index, term);
+        drop(shown);
+        drop(replaced);
         self.recorder.show(index);
     }
 
     /// The clones are pointers: map and table are persistent. Commands that are applied while they
     /// are written copy the nodes they change.
     fn capture(&self) -> impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static {
-        let (map, mut table) = (self.version.map.clone(), self.table.clone());
+        let map = match &self.restored {
+            Some(restored) => restored.map.clone(),
+            None => self.shown.read().map.clone(),
+        };
+        let mut table = self.table.clone();
         if has(Defect::ForgetRepetitions) {
             table = Table::default();
         }
@@ -181,9 +218,9 @@ impl StateMachine for KvStore {
             map = map.iter().map(|(key, value)| (key.clone(), moved(value))).collect();
         }
         if has(Defect::ResurrectKeys) {
-            map = map.union(self.version.map.clone());
+            map = map.union(self.shown.read().map.clone());
         }
-        self.version = Version { applied_index: index, term, map };
+        self.restored = Some(Version { applied_index: index, term, map });
         self.table = table;
         self.recorder.restore(index);
         Ok(())

@@ -66,6 +66,33 @@ fn conditions_hold_or_say_what_is_there() {
     }
 }
 
+/// Whatever the log's own answer to a traced write is, it says where the time went; who is refused
+/// before that is told nothing.
+#[test]
+fn answers_to_traced_writes_have_their_stages() {
+    let port = Port::open();
+    let mut client = port.connect();
+    let table = [
+        ("PUT", "/k?trace=1", true),
+        ("PUT", "/_kv/k?cas=9&trace=1", true),
+        ("POST", "/_txn?trace=1", true),
+        ("DELETE", "/_kv/k?trace=1", true),
+        ("DELETE", "/_kv/k?trace=1", true),
+        ("PUT", "/k", false),
+        ("PUT", "/k?trace=2", false),
+    ];
+    for (method, target, traced) in table {
+        let body: &[u8] = if method == "POST" { b"{}" } else { b"v" };
+        let reply = client.ask(method, target, if method == "DELETE" { b"" } else { body });
+        let stages = reply.header("Server-Timing");
+        assert_eq!(stages.is_some(), traced, "{method} {target}: {reply:?}");
+        // A fake node has neither a log nor other members.
+        let fits =
+            |stages: &str| stages.starts_with("apply;dur=") && stages.contains(", reply;dur=");
+        assert!(stages.is_none_or(fits), "{method} {target}: {stages:?}");
+    }
+}
+
 /// A put on a condition can be left to itself, like any other.
 #[test]
 fn ack_none_takes_conditions_too() {

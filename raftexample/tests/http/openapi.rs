@@ -73,7 +73,8 @@ pub(crate) fn assert_described(method: &str, target: &str, reply: &Reply) {
     let headers = response.as_mapping_get("headers");
     let described = |name: &str| headers.is_some_and(|h| h.as_mapping_get(name).is_some());
     for (name, _) in &reply.headers {
-        let ours = name.starts_with("X-Raft-") || name == "Retry-After";
+        let ours =
+            name.starts_with("X-Raft-") || ["Retry-After", "Server-Timing"].contains(&&**name);
         assert!(!ours || described(name), "{method} {target}: {status} with {name} undescribed");
     }
 }

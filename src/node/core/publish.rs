@@ -3,12 +3,14 @@
 //! raft cannot be paused: what it hands out while there is no room is forgotten here, and read
 //! from the log again when there is.
 
+use std::time::Instant;
+
 use raft::eraftpb::{Entry, EntryType};
 use wal::defects::{Defect, has};
 
 use super::{Core, MAX_COMMITTED_BYTES};
 use crate::Error;
-use crate::channel::{Commit, CommittedEntry, Entries};
+use crate::channel::{Commit, CommittedEntry, Entries, Waiter};
 use crate::key::Key;
 use crate::storage::weight;
 
@@ -28,6 +30,7 @@ impl Core {
     /// Queues committed entries for the consumer, as far as there is room. What does not fit is
     /// forgotten here and read from the log when there is room again.
     pub(super) fn publish(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+        let mut now = None;
         for entry in entries {
             if entry.index <= self.published {
                 continue;
@@ -68,6 +71,9 @@ impl Core {
                 }
                 key => key.map(|key| {
                     let waiter = self.proposals.land(key);
+                    if let Some(trace) = waiter.as_ref().and_then(Waiter::trace) {
+                        trace.committed(*now.get_or_insert_with(Instant::now));
+                    }
                     CommittedEntry { index, term, data: entry.data, waiter }
                 }),
             };

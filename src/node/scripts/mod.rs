@@ -8,8 +8,10 @@ mod forgeries;
 mod leading;
 mod losses;
 mod outcomes;
+mod pace;
 mod reads;
 mod snapshots;
+mod stages;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +26,7 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
-use super::core::{Ask, Core, Parts, Sending, write_captured};
+use super::core::{Ask, Core, PATIENCE, Parts, Sending, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
@@ -39,7 +41,7 @@ use crate::status::{Role, Shared, Status};
 use crate::transport::{CallResult, Frame, MAX_PAYLOAD, ProbeResult, VerdictKind};
 use crate::{
     Commit, Config, Consistency, Error, Handle, Outcome, Pending, Read, Refusal, SnapshotTaken,
-    Transferred, Unknown, Verified,
+    Stage, Transferred, Unknown, Verified,
 };
 
 const LIMITS: Limits =
@@ -123,6 +125,8 @@ struct Cluster {
     /// Forwards that a cut kept from being written.
     unwritten: Vec<Attempt>,
     now: Instant,
+    /// For as long as anything is put off, nothing else happens after each turn.
+    is_hasty: bool,
     seed: u64,
 }
 
@@ -277,6 +281,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             unwritten: Vec::new(),
             now: Instant::now(),
+            is_hasty: true,
             seed,
             recipe: recipe.clone(),
         };
@@ -323,6 +328,7 @@ impl Cluster {
         event: impl FnOnce(&mut Core, Instant, super::core::Send<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (network, cut, now) = (&mut self.network, &self.cut, self.now);
+        let later = if self.is_hasty { now + PATIENCE } else { now };
         let unwritten = &mut self.unwritten;
         let member = self.members.get_mut(&id).unwrap();
         let send = &mut |to: u64, frame: Frame| {
@@ -334,11 +340,11 @@ impl Cluster {
             }
         };
         let result = event(&mut member.core, now, send)?;
-        member.core.finish_turn(send)?;
+        member.core.finish_turn(now, send)?;
         if member.consumes {
             member.consume()?;
             member.work()?;
-            member.core.finish_turn(send)?;
+            member.core.finish_turn(later, send)?;
         }
         for Sending { message, path } in member.core.take_sendings() {
             let bytes = member.file(&path);
@@ -497,6 +503,15 @@ impl Cluster {
     fn propose(&mut self, id: u64, data: impl Into<Bytes>) -> Pending<Outcome> {
         let (handle, requests) = self.request();
         let pending = handle.propose(data.into(), self.deadline()).unwrap();
+        let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
+        self.member(id).core.propose(proposal);
+        pending
+    }
+
+    /// As [`propose`](Self::propose), traced.
+    fn trace(&mut self, id: u64, data: impl Into<Bytes>) -> Pending<Outcome> {
+        let (handle, requests) = self.request();
+        let pending = handle.propose_traced(data.into(), self.deadline()).unwrap();
         let Ok(Request::Propose(proposal)) = requests.recv() else { panic!("a proposal") };
         self.member(id).core.propose(proposal);
         pending

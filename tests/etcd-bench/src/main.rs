@@ -1,47 +1,75 @@
-//! etcd under the load of `raftexample bench`: the yardstick the node's figures are held to.
+//! raftexample beside etcd and others: the yardsticks that the node's figures are held to.
 //!
 //! It starts three etcd members as they come (default settings, every write synced to disk), or takes
-//! running ones (`--endpoints`), and drives a closed loop of puts at the leader, each connection a
-//! client with a channel of its own. Window, keys, members and output are compiled from the same files
-//! as `raftexample bench`. With `--against <raftexample>` it measures both in turn, one cluster at a
-//! time, and prints the ratio per level.
+//! running ones (`--endpoints`), and drives a closed loop of puts at the leader. Window, keys, members
+//! and output are compiled from the same files as `raftexample bench`. With `--against <raftexample>`
+//! it measures all systems that are installed in turn, one cluster at a time, prints the ratios, and
+//! with `--page` writes them down.
 
+#[path = "../../../raftexample/src/bench/keys.rs"]
+mod keys;
 #[path = "../../../raftexample/src/bench/members.rs"]
 mod members;
+#[path = "../../../raftexample/src/bench/mix.rs"]
+mod mix;
+#[path = "../../../raftexample/src/bench/plot.rs"]
+mod plot;
+#[path = "../../../raftexample/src/bench/progress.rs"]
+mod progress;
 #[path = "../../../raftexample/src/bench/report.rs"]
 mod report;
 #[path = "../../../raftexample/src/bench/round.rs"]
 mod round;
 
 mod compare;
-mod load;
+mod disk;
+mod etcd;
+mod figure;
+mod limits;
+mod machine;
+mod original;
+mod page;
+mod plan;
+mod raftexample;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-use load::Load;
-use members::{Members, Seat};
-use report::Line;
-use round::{Failure, Operation, Window};
+use keys::{Distribution, KeySpace, Values};
+use limits::Limits;
+use members::Members;
+use mix::{Mix, Operation};
+use report::{Level, Line};
+use round::Failure;
 
-/// Measure etcd's committed writes per second, alone or against raftexample.
+/// As `raftexample bench` has them.
+const KEY_BYTES: usize = 9;
+
+/// Measure etcd's committed writes per second, or raftexample beside etcd and others.
 #[derive(Debug, Parser)]
 struct Args {
     /// Client URLs of a running cluster; without it three members are started and stopped again.
     #[arg(long, value_delimiter = ',', value_name = "URL,URL,...", conflicts_with = "against")]
     endpoints: Vec<String>,
-    /// Measure this raftexample executable too, alternating, and print ratios.
+    /// Measure this raftexample executable and all that is installed, alternating, and print ratios.
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
-    /// Fail when a level's ratio is below its number here, in the order of `--connections`.
-    #[arg(long, value_delimiter = ',', value_name = "RATIO,...", requires = "against")]
-    at_least: Vec<f64>,
+    /// The Go program that raftexample succeeds, as tests/original.sh builds it.
+    #[arg(long, value_name = "PATH", requires = "against")]
+    original: Option<PathBuf>,
+    /// Write the comparison to this page, and its picture beside it.
+    #[arg(long, value_name = "FILE", requires = "against")]
+    page: Option<PathBuf>,
+    /// What the page says that it was written by.
+    #[arg(long, value_name = "TEXT", default_value = "make bench-compare")]
+    command: String,
+    #[command(flatten)]
+    limits: Limits,
     /// The etcd to start.
     #[arg(long, value_name = "PATH", default_value = "etcd")]
     etcd: PathBuf,
@@ -114,80 +142,38 @@ async fn until_interrupted(args: Args) -> Result<(), Failure> {
 
 async fn measure(args: &Args) -> Result<(), Failure> {
     let (members, endpoints) = if args.endpoints.is_empty() {
-        let members = start_members(args).await?;
-        let endpoints = members.seats().iter().map(endpoint).collect();
+        let members = etcd::start(&args.etcd, &args.dir).await?;
+        let endpoints = members.seats().iter().map(etcd::endpoint).collect();
         (Some(members), endpoints)
     } else {
         (None, args.endpoints.clone())
     };
 
+    let mix = Mix::only(Operation::Put);
     let mut out = io::stdout();
     let unwritable = |error| Failure::new(format!("cannot print: {error}"));
     if !args.json {
-        report::write_heading(Operation::Put, &mut out).map_err(unwritable)?;
+        report::write_heading(mix.operations(), &mut out).map_err(unwritable)?;
     }
     for &connections in &args.connections {
-        let load = Load::of_args(args, connections);
+        let load = etcd::Load {
+            mix,
+            connections,
+            window: args.window(),
+            keys: KeySpace::new(args.keys, 0, KEY_BYTES, Distribution::Uniform)?,
+            values: Values::new(args.value_bytes),
+        };
         let mut rounds = Vec::new();
         for _ in 0..args.rounds {
-            let leader = load::find_leader(&endpoints).await?;
+            let leader = etcd::find_leader(&endpoints).await?;
             rounds.push(load.run(&leader).await.map_err(|failure| {
                 failure.with_tail(members.as_ref().map(Members::log_tails).unwrap_or_default())
             })?);
         }
-        let line = Line::of_rounds("etcd", Operation::Put, connections, rounds);
+        let level = Level { system: "etcd", connections, mix: mix.to_string(), rate: None };
+        let line = Line::of_rounds(level, &rounds);
         if args.json { line.write_json(&mut out) } else { line.write_row(&mut out) }
             .map_err(unwritable)?;
     }
     Ok(())
-}
-
-fn endpoint(seat: &Seat) -> String {
-    format!("http://127.0.0.1:{}", seat.client_port)
-}
-
-async fn start_members(args: &Args) -> Result<Members, Failure> {
-    let command = |seat: &Seat, seats: &[Seat]| {
-        let peer = |seat: &Seat| format!("http://127.0.0.1:{}", seat.peer_port);
-        let cluster: Vec<_> =
-            seats.iter().map(|seat| format!("m{}={}", seat.id, peer(seat))).collect();
-        let mut command = Command::new(&args.etcd);
-        command
-            .args(["--name", &format!("m{}", seat.id)])
-            .arg("--data-dir")
-            .arg(&seat.data_dir)
-            .args(["--listen-peer-urls", &peer(seat)])
-            .args(["--initial-advertise-peer-urls", &peer(seat)])
-            .args(["--listen-client-urls", &endpoint(seat)])
-            .args(["--advertise-client-urls", &endpoint(seat)])
-            .args(["--initial-cluster", &cluster.join(",")])
-            .args(["--initial-cluster-state", "new"])
-            .stdin(Stdio::null());
-        // Variables stand for flags; what the caller's shell exports is not what we measure.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(name);
-            }
-        }
-        command
-    };
-    let is_ready = async |seats: &[Seat]| {
-        let endpoints: Vec<_> = seats.iter().map(endpoint).collect();
-        load::all_follow_a_leader(&endpoints).await
-    };
-    members::start_until(&args.dir, command, is_ready).await
-}
-
-impl Load {
-    fn of_args(args: &Args, connections: u16) -> Load {
-        Load {
-            connections,
-            window: Window {
-                warm_up: Duration::from_millis(args.warm_up_ms),
-                length: Duration::from_secs(args.seconds),
-            },
-            n_keys: args.keys,
-            value: vec![b'v'; args.value_bytes],
-        }
-    }
 }

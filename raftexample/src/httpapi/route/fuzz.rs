@@ -46,8 +46,9 @@ const PIECES: [&str; 32] = [
     "linearizable",
 ];
 
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 13] = [
     "ack=none",
+    "trace=1",
     "cas=0",
     "cas=",
     "consistency=leader",
@@ -125,6 +126,14 @@ fn options(parameters: &mut Vec<String>, options: ChangeOptions) {
     parameters.extend(options.dry_run.then(|| "dry_run".to_owned()));
 }
 
+fn acknowledged(ack: Ack) -> Option<String> {
+    match ack {
+        Ack::Applied => None,
+        Ack::Traced => Some("trace=1".to_owned()),
+        Ack::None => Some("ack=none".to_owned()),
+    }
+}
+
 /// A request for this, in the spelling that the answers use.
 fn target(route: &Route<'_>) -> (Method, String, String) {
     let mut all = Vec::new();
@@ -132,15 +141,16 @@ fn target(route: &Route<'_>) -> (Method, String, String) {
     let (method, path) = match route {
         Route::Put { key: of, cas, ack } => {
             all.extend(cas.map(|cas| format!("cas={cas}")));
-            all.extend((*ack == Ack::None).then(|| "ack=none".to_owned()));
+            all.extend(acknowledged(*ack));
             (Method::PUT, key(of))
         }
         Route::Get { key: of, view: from } => {
             view(&mut all, *from);
             (Method::GET, key(of))
         }
-        Route::Delete { key: of, cas } => {
+        Route::Delete { key: of, cas, ack } => {
             all.extend(cas.map(|cas| format!("cas={cas}")));
+            all.extend(acknowledged(*ack));
             (Method::DELETE, key(of))
         }
         Route::List { prefix, after, limit, view: from } => {
@@ -175,7 +185,10 @@ fn target(route: &Route<'_>) -> (Method, String, String) {
             all.extend(to.map(|to| format!("to={to}")));
             (Method::POST, "/_leader".to_owned())
         }
-        Route::Txn => (Method::POST, "/_txn".to_owned()),
+        Route::Txn { ack } => {
+            all.extend(acknowledged(*ack));
+            (Method::POST, "/_txn".to_owned())
+        }
         Route::Snapshot => (Method::POST, "/_snapshot".to_owned()),
         Route::OpenApi => (Method::GET, "/_openapi.yaml".to_owned()),
         named => (Method::GET, format!("/_{}", named.name())),

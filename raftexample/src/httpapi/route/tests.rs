@@ -13,7 +13,7 @@ fn conditional_put(key: &[u8], cas: Option<u64>, ack: Ack) -> Route<'_> {
 }
 
 fn delete(key: &[u8], cas: Option<u64>) -> Route<'_> {
-    Route::Delete { key: key.into(), cas }
+    Route::Delete { key: key.into(), cas, ack: Ack::Applied }
 }
 
 fn get(key: &[u8], consistency: Consistency, min_index: u64) -> Route<'_> {
@@ -84,7 +84,13 @@ fn requests_mean_what_the_table_says() {
             let (prefix, after, limit) = (b""[..].into(), None, 100);
             Route::List { prefix, after, limit, view: View { consistency: Stale, min_index: 3 } }
         }),
-        ("POST", "/_txn", None, Route::Txn),
+        ("POST", "/_txn", None, Route::Txn { ack: Ack::Applied }),
+        ("PUT", "/k", Some("trace=1"), conditional_put(b"k", None, Ack::Traced)),
+        ("PUT", "/_kv/k", Some("trace=1&cas=7"), { conditional_put(b"k", Some(7), Ack::Traced) }),
+        ("DELETE", "/_kv/k", Some("trace=1"), {
+            Route::Delete { key: b"k".into(), cas: None, ack: Ack::Traced }
+        }),
+        ("POST", "/_txn", Some("trace=1"), Route::Txn { ack: Ack::Traced }),
         ("GET", "/_watch", None, watch(b"", None)),
         ("GET", "/_watch", Some("prefix=a%2F&from-index=9"), watch(b"a/", Some(9))),
         ("GET", "/_watch", Some("from-index=0&prefix="), watch(b"", Some(0))),
@@ -130,6 +136,14 @@ fn what_the_table_does_not_say_is_refused() {
         ("PUT", "/k", Some("ack=all"), 400),
         ("PUT", "/k", Some("ack"), 400),
         ("PUT", "/k", Some("ack=none&ack=none"), 400),
+        ("PUT", "/k", Some("trace"), 400),
+        ("PUT", "/k", Some("trace=0"), 400),
+        ("PUT", "/k", Some("trace=true"), 400),
+        ("PUT", "/k", Some("trace=1&trace=1"), 400),
+        ("PUT", "/k", Some("trace=1&ack=none"), 400),
+        ("PUT", "/k", Some("ack=none&trace=1"), 400),
+        ("GET", "/k", Some("trace=1"), 400),
+        ("DELETE", "/4", Some("trace=1"), 400),
         ("PUT", "/k", Some("consistency=stale"), 400),
         ("GET", "/k", Some("ack=none"), 400),
         ("GET", "/k", Some("&"), 400),

@@ -158,7 +158,7 @@ impl Living {
     pub(super) fn settle(&mut self, hear: &mut dyn FnMut(usize, &Promise)) -> Result<(), String> {
         for _ in 0..MANY {
             self.turn(hear)?;
-            if !self.member.is_ready() && self.member.n_commits() == 0 {
+            if !self.member.is_ready(self.now) && self.member.n_commits() == 0 {
                 return Ok(());
             }
         }

@@ -65,7 +65,7 @@ impl Answers {
                 })?;
                 if let (What::Get { .. }, Some(door)) = (asking.what, door) {
                     coverage.count(Kind::LinearizableRead);
-                    let applied = door.store.load().applied_index;
+                    let applied = door.store.applied_index();
                     rules::READS_FRESH.holds(applied >= *index, || {
                         format!("{asking} may look at index {index}, and sees {applied}")
                     })?;

@@ -28,7 +28,8 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let (life, until) = (host.life, host.busy_until.max(host.paused_until));
         let Some(member) = host.member() else { return };
-        let at = if member.is_ready() { now + TURN } else { host.when(member.next_tick()) };
+        let ready = member.is_ready(host.clock(now));
+        let at = if ready { now + TURN } else { host.when(member.deadline()) };
         let at = at.max(until).max(now + 1);
         if at < host.turn_at {
             host.turn_at = at;
