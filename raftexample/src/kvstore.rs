@@ -141,7 +141,7 @@ impl Store {
     }
 
     /// Watches the keys that begin with `prefix`: every event from index `from_index` on; `None`:
-    /// every event that the newest version does not hold yet.
+    /// every event that the newest version does not hold yet, and maybe the last few that it does.
     ///
     /// # Errors
     ///

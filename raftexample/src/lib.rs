@@ -1,8 +1,8 @@
 //! A replicated key-value node on [`raftnode`], as a stranger to that library would write it.
 //!
 //! ```text
-//!  httpapi ──command──► raftnode ──Commit──► kvstore's applier ──► one atomic pointer
-//!     └────────────────────── reads ──────────────────────────────────┘
+//!  httpapi ──command──► raftnode ──Commit──► kvstore's applier ──► one locked map
+//!     └────────────────────── reads ───────────────────────────────┘
 //! ```
 //!
 //! - [`cli`]: flags, variables and defaults become [`cli::Settings`], or a refusal in one line.

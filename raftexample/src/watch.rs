@@ -2,7 +2,7 @@
 //! the store, and watchers that read along.
 //!
 //! The applier records one [`Event`] per log index that changed a key, and shows what it recorded
-//! together with the version that holds it. A watcher has a place in the history and no buffer of
+//! once the store holds all of it. A watcher has a place in the history and no buffer of
 //! its own: it takes the next event when its reader wants one, and is told to go when the history
 //! has gone on without it. A thousand slow watchers thereby take no more memory than one, and none
 //! of them ever holds up the applier.
@@ -18,7 +18,7 @@
 //! index, they have the same event.
 //!
 //! Invariants:
-//! - E1 An event is seen when the version that holds its changes is, and not before.
+//! - E1 An event is seen soon after the version that holds its changes is, and not before.
 //! - E2 A watcher is given every event from its first index on, once, in order, until it is
 //!   closed; nothing is left out silently.
 

@@ -364,22 +364,23 @@ impl Loop<Transport, Workers> {
             return Instant::now();
         }
         let begun = Instant::now();
-        let awaits_majority = self.core.awaits_majority();
-        let looks = !self.core.gathers(begun);
+        self.core.begin_wait(begun);
+        self.vigil.await_now(self.core.awaited(), begun);
+        // What may not be proposed yet need not wake anybody.
+        let looks = self.stopping.is_none() && !self.core.gathers(begun);
         let has_come = || {
             !self.inbox.is_empty()
                 || !self.wake.is_empty()
                 || !self.done.is_empty()
-                || (looks && self.stopping.is_none() && !self.requests.is_empty())
+                || (looks && !self.requests.is_empty())
+                || (self.core.has_commits() && !self.commits.is_full())
         };
-        if awaits_majority && self.vigil.keep(begun, has_come) {
-            self.vigil.learn(Duration::ZERO);
+        if self.vigil.keep(has_come) {
             return Instant::now();
         }
         let mut select = Select::new();
         select.recv(&self.inbox);
-        // What may not be proposed yet need not wake anybody.
-        if self.stopping.is_none() && looks {
+        if looks {
             select.recv(&self.requests);
         }
         select.recv(&self.wake);
@@ -389,11 +390,7 @@ impl Loop<Transport, Workers> {
         }
         // A timeout is an event too: the next tick is due, or what was put off.
         select.ready_deadline(self.deadline()).ok();
-        let now = Instant::now();
-        if awaits_majority {
-            self.vigil.learn(now - begun);
-        }
-        now
+        Instant::now()
     }
 }
 
@@ -532,13 +529,12 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
     /// One turn: takes what has arrived, ticks if that is due, and does what follows from it.
     pub(crate) fn turn(&mut self, now: Instant) -> Result<Turn, Error> {
         self.wake.try_recv().ok();
+        self.core.begin_wait(now);
         let mut bytes = self.take_inbox(now)?;
         let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
-        // Whoever stops looks at everything, to refuse it.
-        let looks = !core.gathers(now) || self.stopping.is_some() || shutdown;
-        for _ in 0..if looks { BATCH } else { 0 } {
+        for _ in 0..BATCH {
             if bytes >= BATCH_BYTES {
                 break;
             }
@@ -560,6 +556,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         }
         for done in self.done.try_iter() {
             core.done(done)?;
+        }
+        if shutdown || self.stopping.is_some() {
+            core.gather_no_more();
         }
         let is_tick = now >= self.next_tick;
         if is_tick {

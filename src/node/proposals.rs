@@ -199,6 +199,7 @@ impl Proposals {
         if !self.is_own(key) || !current {
             return;
         }
+        self.traced.retain(|traced| *traced != key.sequence);
         let Some(flight) = self.remove(key.sequence) else { return };
         if refusal == Refusal::TooLarge {
             flight.proposal.waiter.answer(Outcome::Refused(refusal));

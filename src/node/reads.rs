@@ -77,6 +77,11 @@ impl Reads {
         self.waiting.is_empty() && self.round.is_none() && self.confirmed.is_empty()
     }
 
+    /// The number of the round that is on its way.
+    pub(super) fn round_number(&self) -> Option<u64> {
+        self.round.as_ref().map(|round| round.context.sequence)
+    }
+
     /// Some reads wait for the consumer only.
     pub(super) fn await_applied(&self) -> bool {
         !self.confirmed.is_empty()

@@ -4,8 +4,9 @@
 //! sleeping thread, on a processor that fell asleep with it, is up again: writes at one connection
 //! take a tenth less time when the loop stays awake, and no more of the processor. What else wants to
 //! run does: between two looks the rest of the time slice is given away. Where answers take longer
-//! than it is worth, as distant members' do, the vigils become short, and then none, until one would
-//! have been worth it again (as KVM's halt polling decides).
+//! than it is worth, as distant members' do, the vigils become short, and then none, until an answer
+//! comes soon again (as KVM's halt polling decides). Only the answer counts, not what else comes
+//! meanwhile: one that is awaited for long is looked out for once, at its beginning.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,34 +17,52 @@ const LONGEST: Duration = Duration::from_micros(250);
 /// One that is shorter than this is not kept.
 const SHORTEST: Duration = Duration::from_micros(16);
 
-/// What was learnt from the waits so far.
+/// What a majority is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// A batch of proposals, by its last index.
+    Batch(u64),
+    /// A round of reads, by its number.
+    Round(u64),
+}
+
+/// What is awaited, and what was learnt from the waits so far.
 #[derive(Debug)]
 pub(super) struct Vigil {
     length: Duration,
+    /// What is awaited, and since when.
+    awaited: Option<(Awaited, Instant)>,
 }
 
 impl Vigil {
     pub(super) fn new() -> Self {
-        Self { length: LONGEST }
+        Self { length: LONGEST, awaited: None }
     }
 
-    /// Looks until `has_come`, or until that has taken too long; gives whether it has.
-    pub(super) fn keep(&self, begun: Instant, has_come: impl Fn() -> bool) -> bool {
-        if self.length < SHORTEST {
-            return false;
+    /// Notes what is awaited now. Another thing than before, or nothing: the answer has come.
+    pub(super) fn await_now(&mut self, awaited: Option<Awaited>, now: Instant) {
+        if self.awaited.map(|(awaited, _)| awaited) == awaited {
+            return;
         }
-        while !has_come() {
-            if begun.elapsed() >= self.length {
-                return false;
+        if let Some((_, since)) = self.awaited {
+            let soon = now.saturating_duration_since(since) <= LONGEST;
+            self.length = if soon { LONGEST } else { self.length / 2 };
+        }
+        self.awaited = awaited.map(|awaited| (awaited, now));
+    }
+
+    /// Looks until something `has_come`, or for as long as is worth it; gives whether it has.
+    pub(super) fn keep(&self, has_come: impl Fn() -> bool) -> bool {
+        let Some((_, since)) = self.awaited.filter(|_| self.length >= SHORTEST) else {
+            return false;
+        };
+        while since.elapsed() < self.length {
+            if has_come() {
+                return true;
             }
             thread::yield_now();
         }
-        true
-    }
-
-    /// It has come, vigil and sleep together took so long.
-    pub(super) fn learn(&mut self, waited: Duration) {
-        self.length = if waited <= LONGEST { LONGEST } else { self.length / 2 };
+        false
     }
 }
 
@@ -51,24 +70,45 @@ impl Vigil {
 mod tests {
     use super::*;
 
-    /// Far answers end the vigils, and near ones bring them back.
+    /// Far answers end the vigils, however much else comes meanwhile, and a near one brings them
+    /// back.
     #[test]
     fn vigils_are_kept_where_they_are_worth_it() {
         let mut vigil = Vigil::new();
+        let mut now = Instant::now();
+        let mut answer_after = |vigil: &mut Vigil, n, time: Duration| {
+            vigil.await_now(Some(Awaited::Round(n)), now);
+            // A client's request, say.
+            vigil.await_now(Some(Awaited::Round(n)), now + time / 2);
+            now += time;
+            vigil.await_now(None, now);
+        };
         let far = LONGEST + Duration::from_micros(1);
         let mut lengths = Vec::new();
-        while vigil.length >= SHORTEST {
+        for n in 0..4 {
             lengths.push(vigil.length.as_micros());
-            vigil.learn(far);
+            answer_after(&mut vigil, n, far);
         }
         assert_eq!(lengths, [250, 125, 62, 31]);
+        vigil.await_now(Some(Awaited::Batch(7)), Instant::now());
+        assert!(!vigil.keep(|| panic!("it looks though it is not worth it")));
+        vigil.await_now(None, Instant::now());
+        answer_after(&mut vigil, 9, LONGEST);
+        assert_eq!(vigil.length, LONGEST);
+    }
+
+    /// A vigil ends when something comes, or with its time; nothing is looked for when nothing is
+    /// awaited.
+    #[test]
+    fn a_vigil_ends() {
+        let mut vigil = Vigil::new();
+        assert!(!vigil.keep(|| panic!("nothing is awaited")));
+        vigil.length = Duration::from_secs(3600);
+        vigil.await_now(Some(Awaited::Batch(1)), Instant::now());
         let looked = std::cell::Cell::new(0);
-        let look = || looked.replace(looked.get() + 1) == 2;
-        assert!(!vigil.keep(Instant::now(), look));
-        assert_eq!(looked.get(), 0, "it looks though it is not worth it");
-        vigil.learn(LONGEST);
-        assert!(vigil.keep(Instant::now(), look));
+        assert!(vigil.keep(|| looked.replace(looked.get() + 1) == 2));
         assert_eq!(looked.get(), 3);
-        assert!(!vigil.keep(Instant::now(), || false), "it never ends");
+        vigil.length = LONGEST;
+        assert!(!vigil.keep(|| false));
     }
 }

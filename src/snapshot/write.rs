@@ -38,7 +38,7 @@ pub(super) fn write_chunks(
     chunk_bytes: usize,
     body: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
 ) -> Result<SnapshotFile, Failure> {
-    let mut draft = Draft::create(fs, path, SYNC_BYTES)?;
+    let mut draft = Draft::create(fs, path, SYNC_BYTES)?.forgetting();
     let encoded = header.encode();
     let (chain, header_checksum) = Chain::begin(&encoded);
     draft.append(&encoded)?;
@@ -135,6 +135,7 @@ pub(super) struct Draft {
     /// A write or sync has failed, or is under way (S4).
     is_latched: bool,
     is_kept: bool,
+    forgets: bool,
 }
 
 impl Draft {
@@ -144,8 +145,8 @@ impl Draft {
         }
         let file = fs.create_new(path).map_err(Failure::disk("create", path))?;
         let (fs, path) = (Arc::clone(fs), path.to_owned());
-        let (is_latched, is_kept) = (false, false);
-        Ok(Self { fs, path, file, bytes: 0, synced: 0, sync_bytes, is_latched, is_kept })
+        let (is_latched, is_kept, forgets) = (false, false, false);
+        Ok(Self { fs, path, file, bytes: 0, synced: 0, sync_bytes, is_latched, is_kept, forgets })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -163,24 +164,25 @@ impl Draft {
         if self.bytes - self.synced >= self.sync_bytes {
             self.latching("sync", |draft| draft.file.sync_data())?;
             self.synced = self.bytes;
-            self.forget();
+            if self.forgets {
+                // Only a hint.
+                self.file.forget_cache().ok();
+            }
         }
         Ok(())
     }
 
     /// Makes all of the file durable; its name is not.
     pub(super) fn sync(&mut self) -> Result<(), Failure> {
-        self.latching("sync", |draft| draft.file.sync_all())?;
-        self.forget();
-        Ok(())
+        self.latching("sync", |draft| draft.file.sync_all())
     }
 
-    /// Lets the system have the memory that it keeps of what is on the disk: nobody reads it before
-    /// a restart, or a peer needs it, and every piece would be written through fresh memory, which
-    /// takes longer than all else there is to do.
-    fn forget(&self) {
-        // Only a hint.
-        self.file.forget_cache().ok();
+    /// Lets the system have the memory that it keeps of what is synced piece by piece: nobody reads it
+    /// before a restart, or a peer needs it, and every piece would be written through fresh memory,
+    /// which takes longer than all else there is to do.
+    pub(super) fn forgetting(mut self) -> Self {
+        self.forgets = true;
+        self
     }
 
     pub(super) fn keep(mut self) {

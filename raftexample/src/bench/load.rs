@@ -95,14 +95,22 @@ impl Load {
             let (clock, recorder) = (clock.clone(), recorder.clone());
             tasks.spawn_local(until_closed(line, drive(asker, clock, recorder)));
         }
-        let all = async { while tasks.join_next().await.is_some() {} };
+        let all = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended.map_err(|error| Failure::new(format!("a connection is lost: {error}")))?;
+            }
+            Ok(())
+        };
         let timeout = self.window.warm_up + self.window.length + STALL_TIMEOUT;
-        if tokio::time::timeout(timeout, all).await.is_err() {
-            return Err(Failure::new(format!(
-                "{} of {} connections got no answer for {STALL_TIMEOUT:?}",
-                tasks.len(),
-                self.connections,
-            )));
+        match tokio::time::timeout(timeout, all).await {
+            Ok(ended) => ended?,
+            Err(_) => {
+                return Err(Failure::new(format!(
+                    "{} of {} connections got no answer for {STALL_TIMEOUT:?}",
+                    tasks.len(),
+                    self.connections,
+                )));
+            }
         }
         let recorder = Rc::into_inner(recorder).expect("every task that shared it has ended");
         recorder.into_inner().finish()

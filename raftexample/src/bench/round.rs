@@ -229,8 +229,10 @@ impl Recorder {
             Pace::Closed => true,
             Pace::Open { rate, connections } => {
                 let wanted = f64::from(rate) * self.length.as_secs_f64();
-                // One request a connection may be under way without anything being late.
-                let spare = (wanted * MAX_SHORTFALL).max(connections.into());
+                // One request a connection may be under way without anything being late, but not
+                // most of them.
+                let under_way = f64::from(connections).min(wanted / 10.0);
+                let spare = (wanted * MAX_SHORTFALL).max(under_way);
                 n_in_window as f64 + spare >= wanted
             }
         }

@@ -7,12 +7,15 @@
 //!   load, and saves a message, its answer and four wakes a write. Where a follower's own client
 //!   waits for it, it is told at once; membership changes too, by raft itself.
 //!
-//! Neither takes longer than [`PATIENCE`], so that distant members and slow disks do not make
-//! batches wait for their whole round trip, and followers lag by no more than that. Readers at
-//! followers are not concerned: a read's own round carries the commit index (R2).
+//! Neither takes longer than [`PATIENCE`], so that distant members do not make batches wait for their
+//! whole round trip, and followers lag by no more than that. A batch's patience begins when this
+//! member's own sync is over: on slow disks the others' are over just then too, and who did not wait
+//! for them would hear of them a whole sync later. Readers at followers hardly notice: a read's own
+//! round carries the commit index to whoever has the entries (R2).
 
 use std::time::{Duration, Instant};
 
+use super::super::vigil::Awaited;
 use super::{Core, Send};
 use crate::Error;
 
@@ -20,20 +23,32 @@ use crate::Error;
 /// near network, and little beside a bad one.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
 
-/// How many forwarded proposals may gather: what they take is counted nowhere else.
+/// How many forwarded proposals may gather, and how many bytes of them: what they take is counted
+/// nowhere else.
 const MAX_GATHERED: usize = 1024;
+const MAX_GATHERED_BYTES: usize = 1 << 20;
 
 /// What is put off, and until when.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// The last index of the batch that was proposed last, its term, and until when it is waited for.
-    batch: Option<(u64, u64, Instant)>,
+    batch: Option<Batch>,
     /// The last index that another member proposed.
     last_forwarded: u64,
     /// The commit index that has been told.
     told: u64,
     /// When a newer one is told.
     tell_at: Option<Instant>,
+}
+
+/// What was proposed last.
+#[derive(Debug)]
+struct Batch {
+    last_index: u64,
+    term: u64,
+    /// Until when it is waited for.
+    until: Instant,
+    /// Whether that counts from the end of the turn that proposed it.
+    is_saved: bool,
 }
 
 impl Pace {
@@ -49,16 +64,32 @@ impl Core {
         self.gathers_until().is_some_and(|until| now < until)
     }
 
-    /// Whether a batch is on its way to a majority, and is waited for.
-    pub(crate) fn awaits_majority(&self) -> bool {
-        self.gathers_until().is_some()
+    /// What a majority is to answer, if that is waited for.
+    pub(crate) fn awaited(&self) -> Option<Awaited> {
+        let batch = self.pace.batch.as_ref().filter(|_| self.gathers_until().is_some());
+        let batch = batch.map(|batch| Awaited::Batch(batch.last_index));
+        batch.or_else(|| self.reads.round_number().map(Awaited::Round))
+    }
+
+    /// This member stops: whatever there is is proposed now, or refused.
+    pub(crate) fn gather_no_more(&mut self) {
+        self.pace.waited();
+    }
+
+    /// The turn that proposed the batch is over, with its sync, or the next one begins.
+    pub(crate) fn begin_wait(&mut self, now: Instant) {
+        if let Some(batch) = self.pace.batch.as_mut().filter(|batch| !batch.is_saved) {
+            (batch.until, batch.is_saved) = (now + PATIENCE, true);
+        }
     }
 
     fn gathers_until(&self) -> Option<Instant> {
-        let (last_index, term, until) = self.pace.batch?;
+        let &Batch { last_index, term, until, .. } = self.pace.batch.as_ref()?;
         let raft = &self.raw.raft;
         let under_way = self.leads() && raft.term == term && raft.raft_log.committed < last_index;
-        (under_way && self.forwarded.len() < MAX_GATHERED).then_some(until)
+        let has_room = self.forwarded.len() < MAX_GATHERED
+            && self.forwarded.iter().map(|f| f.data.len()).sum::<usize>() < MAX_GATHERED_BYTES;
+        (under_way && has_room).then_some(until)
     }
 
     /// When something that was put off is due, if nothing happens before.
@@ -71,7 +102,8 @@ impl Core {
     pub(super) fn proposed(&mut self, now: Instant, any_forwarded: bool) {
         let log = &self.raw.raft.raft_log;
         let last_index = log.last_index();
-        self.pace.batch = Some((last_index, self.raw.raft.term, now + PATIENCE));
+        let (term, until) = (self.raw.raft.term, now + PATIENCE);
+        self.pace.batch = Some(Batch { last_index, term, until, is_saved: false });
         self.pace.told = log.committed;
         if any_forwarded {
             self.pace.last_forwarded = last_index;
