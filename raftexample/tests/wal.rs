@@ -32,11 +32,23 @@ fn used_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     // A port that someone takes in between is a reason to try again.
     for _ in 0..10 {
-        if write(&directory.path().join("data")) {
+        let data = directory.path().join("data");
+        if write(&data) {
+            wait_for_lock(&data);
             return directory;
         }
     }
     panic!("no free port");
+}
+
+/// A process that another test starts at this moment has everything that is open here until it is
+/// executed, the member's lock too, which the tool would then find held by us.
+fn wait_for_lock(data: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::File::open(data.join("LOCK")).unwrap().try_lock().is_err() {
+        assert!(Instant::now() < deadline, "somebody keeps the lock of {}", data.display());
+        std::thread::yield_now();
+    }
 }
 
 fn write(data: &Path) -> bool {
