@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// What one thread allocates another frees, for every command: the system's allocator takes a lock
-/// for that, and a fifth of the processor under load.
+/// for that, and up to a fifth of the processor under load.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,8 @@
 //! How long the loop looks out for what is about to come before it goes to sleep.
 //!
 //! While a majority's answer is on its way there is nothing else to do, and it comes sooner than a
-//! sleeping thread, on a processor that fell asleep with it, is up again: writes at one connection
-//! take a tenth less time when the loop stays awake, and no more of the processor. What else wants to
-//! run does: between two looks the rest of the time slice is given away. Where answers take longer
+//! sleeping thread, on a processor that fell asleep with it, is up again. What else wants to run does:
+//! between two looks the rest of the time slice is given away. Where answers take longer
 //! than it is worth, as distant members' do, the vigils become short, and then none, until an answer
 //! comes soon again (as KVM's halt polling decides). Only the answer counts, not what else comes
 //! meanwhile: one that is awaited for long is looked out for once, at its beginning.

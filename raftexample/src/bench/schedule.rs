@@ -8,7 +8,7 @@
 //! round ends.
 //!
 //! A thread sleeps from arrival to arrival, for the runtime's own timers know milliseconds only. It
-//! is late by what the system takes to wake it, some 60 µs, which counts as latency too.
+//! is late by what the system takes to wake it, which counts as latency too.
 
 use std::cell::Cell;
 use std::io;
