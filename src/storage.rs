@@ -6,7 +6,8 @@
 //! is asked for again in the next turn.
 //!
 //! Invariants:
-//! - G1 The tail is a suffix of the log on disk: nothing is in memory only.
+//! - G1 The tail is a suffix of what is written to the log: nothing is in memory only. All of it is
+//!   durable but the one batch whose save is under way.
 //! - G2 raft never sees an error that it would panic on. A failed read latches `fault`, answers
 //!   with nothing, and the loop ends the node before it acts on that answer.
 //!
@@ -27,7 +28,7 @@ use raft::eraftpb::{
 };
 use raft::{GetEntriesContext, RaftState, StorageError};
 use wal::defects::{Defect, has};
-use wal::{Batch, Marker, Wal};
+use wal::{Batch, Marker, Wal, Written};
 
 use crate::Error;
 use crate::metrics::Metrics;
@@ -62,12 +63,15 @@ pub(crate) struct Storage {
     disk_budget: Cell<u64>,
     deferred: RefCell<Vec<GetEntriesContext>>,
     metrics: Option<Metrics>,
-    /// When the newest batch was written, and when it was durable.
-    last_save: Option<(Instant, Instant)>,
+    /// When the newest save began.
+    began: Instant,
     fault: RefCell<Option<wal::Error>>,
     /// Where a simulation keeps what was synced.
     #[cfg(feature = "simulation")]
     ledger: Option<crate::sim::Ledger>,
+    /// While a batch is written and not synced: what was before, and the ledger's count of syncs.
+    #[cfg(feature = "simulation")]
+    before: Option<(wal::HardState, u64, u64)>,
 }
 
 impl Storage {
@@ -90,10 +94,12 @@ impl Storage {
             disk_budget: Cell::new(DISK_BYTES_PER_TURN),
             deferred: RefCell::default(),
             metrics: None,
-            last_save: None,
+            began: Instant::now(),
             fault: RefCell::default(),
             #[cfg(feature = "simulation")]
             ledger: None,
+            #[cfg(feature = "simulation")]
+            before: None,
         }
     }
 
@@ -207,6 +213,60 @@ impl Storage {
         hard_state: Option<&HardState>,
         must_sync: bool,
     ) -> Result<(), Error> {
+        self.note(hard_state);
+        if !must_sync {
+            assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
+            return self.save_decision();
+        }
+        if has(Defect::DropHardState) && entries.is_empty() && self.batch.is_empty() {
+            return Ok(());
+        }
+        self.fill(&entries);
+        let saved = self.save_batch();
+        if !has(Defect::IgnoreSaveError) {
+            saved?;
+        }
+        self.extend_tail(entries);
+        Ok(())
+    }
+
+    /// As [`save`](Self::save), for entries, without the sync: that is for whoever runs what is returned.
+    /// [`synced`](Self::synced) takes it back.
+    ///
+    /// # Errors
+    ///
+    /// A failed write.
+    pub(crate) fn write(
+        &mut self,
+        entries: Vec<Entry>,
+        hard_state: Option<&HardState>,
+    ) -> Result<Written, Error> {
+        assert!(!entries.is_empty(), "V1: a save of nothing is under way");
+        self.note(hard_state);
+        self.fill(&entries);
+        let written = self.write_batch()?.expect("the batch holds a hard state");
+        self.extend_tail(entries);
+        Ok(written)
+    }
+
+    /// The batch that was [written](Self::write) is durable.
+    ///
+    /// # Errors
+    ///
+    /// Its sync has failed.
+    pub(crate) fn synced(&mut self, written: Written) -> Result<(), Error> {
+        self.wal.synced(written).map_err(disk)?;
+        #[cfg(feature = "simulation")]
+        if let (Some((.., n_syncs)), Some(ledger)) = (self.before.take(), &self.ledger) {
+            ledger.saved(&self.wal, n_syncs);
+        }
+        if let (Some(metrics), Some((_, durable))) = (&self.metrics, self.wal.last_save()) {
+            metrics.sync(durable.saturating_duration_since(self.began));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, hard_state: Option<&HardState>) {
         if let Some(hard_state) = hard_state {
             assert!(
                 hard_state.term >= self.hard_state.term
@@ -216,26 +276,16 @@ impl Storage {
             );
             self.hard_state = hard_state.clone();
         }
-        if !must_sync {
-            assert!(entries.is_empty(), "N2: raft gave entries that need no sync");
-            return self.save_decision();
-        }
-        if has(Defect::DropHardState) && entries.is_empty() && self.batch.is_empty() {
-            return Ok(());
-        }
-        for entry in &entries {
+    }
+
+    fn fill(&mut self, entries: &[Entry]) {
+        for entry in entries {
             let head = payload_head(entry);
             let is_conf_change = entry.get_entry_type() != EntryType::EntryNormal;
             let parts: [&[u8]; 3] = [&head, &entry.context, &entry.data];
             self.batch.push_entry(entry.index, entry.term, is_conf_change, &parts);
         }
         self.batch.set_hard_state(wal_hard_state(&self.hard_state));
-        let saved = self.save_batch();
-        if !has(Defect::IgnoreSaveError) {
-            saved?;
-        }
-        self.extend_tail(entries);
-        Ok(())
     }
 
     /// Counts how long every sync takes from now on.
@@ -244,25 +294,29 @@ impl Storage {
     }
 
     fn save_batch(&mut self) -> Result<(), Error> {
-        let started = Instant::now();
+        self.write_batch()?.map_or(Ok(()), |written| self.synced(written))
+    }
+
+    fn write_batch(&mut self) -> Result<Option<Written>, Error> {
         #[cfg(feature = "simulation")]
-        let n_syncs = self.ledger.as_ref().map_or(0, crate::sim::Ledger::n_syncs);
-        self.wal.save(&mut self.batch).map_err(disk)?;
-        #[cfg(feature = "simulation")]
-        if let Some(ledger) = &self.ledger {
-            ledger.saved(&self.wal, n_syncs);
+        {
+            let n_syncs = self.ledger.as_ref().map_or(0, crate::sim::Ledger::n_syncs);
+            self.before = Some((self.wal.hard_state(), self.wal.last_index(), n_syncs));
         }
-        let synced = Instant::now();
-        self.last_save = self.wal.last_write().map(|written| (written, synced));
-        if let Some(metrics) = &self.metrics {
-            metrics.sync(synced - started);
-        }
-        Ok(())
+        self.began = Instant::now();
+        self.wal.write(&mut self.batch).map_err(disk)
     }
 
     /// When the newest batch was written, and when it was durable.
     pub(crate) fn last_save(&self) -> Option<(Instant, Instant)> {
-        self.last_save
+        self.wal.last_save()
+    }
+
+    /// Hard state and last index, as they are durable.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn durable(&self) -> (wal::HardState, u64) {
+        let now = (self.wal.hard_state(), self.wal.last_index());
+        self.before.map_or(now, |(hard_state, last_index, _)| (hard_state, last_index))
     }
 
     /// Makes the newest commit index durable: the shutdown record.

@@ -11,6 +11,7 @@ mod founding;
 mod pace;
 mod publish;
 mod reading;
+mod saving;
 mod show;
 mod snapshots;
 mod transfers;
@@ -30,9 +31,9 @@ use self::changes::Changes;
 pub(crate) use self::changes::{Answer, Ask, ChangeRequest};
 use self::election::ElectionTimer;
 use self::founding::Founding;
-#[cfg(test)]
 pub(crate) use self::pace::PATIENCE;
 use self::pace::Pace;
+use self::saving::Saving;
 pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
 pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
@@ -115,6 +116,7 @@ pub(crate) struct Core {
     proposals: Proposals,
     forwarded: Vec<Forwarded>,
     pace: Pace,
+    saving: Saving,
     reads: Reads,
     questions: Questions,
     applied: Arc<AppliedCell>,
@@ -216,6 +218,7 @@ impl Core {
             proposals: Proposals::new(config.id, nonce),
             forwarded: Vec::new(),
             pace: Pace::default(),
+            saving: Saving::default(),
             reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
             questions: Questions::default(),
             applied,
@@ -262,15 +265,14 @@ impl Core {
     /// What the log has synced: the hard state, and the last index.
     #[cfg(feature = "simulation")]
     pub(crate) fn durable(&self) -> (HardState, u64) {
-        let wal = self.raw.store().wal();
-        let saved = wal.hard_state();
+        let (saved, last_index) = self.raw.store().durable();
         let hard = HardState {
             term: saved.term,
             vote: saved.vote,
             commit: saved.commit,
             ..HardState::default()
         };
-        (hard, wal.last_index())
+        (hard, last_index)
     }
 
     #[cfg(feature = "simulation")]
@@ -560,13 +562,16 @@ impl Core {
         }
     }
 
-    /// Moves raft's clock by one tick, after everything that came before it was handled.
+    /// Moves raft's clock by one tick, after everything that came before it was handled and is
+    /// durable (V3).
     ///
     /// # Errors
     ///
     /// What ends the node.
     pub(crate) fn tick(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
+        self.end_save()?;
         self.handle_ready(send)?;
+        self.end_save()?;
         self.ticks += 1;
         if let Some(founding) = &mut self.founding {
             if !founding.is_over(&self.book, self.ticks, self.election_ticks) {
@@ -715,13 +720,17 @@ impl Core {
     ///
     /// 1. a leader's messages leave, so that its followers' disks work beside its own (thesis
     ///    10.2.1), unless this Ready changes term or vote, or commits a membership change;
-    /// 2. entries and hard state become durable in one batch with one sync;
+    /// 2. entries and hard state become durable in one batch with one sync, which a leader whose disk
+    ///    is slow leaves to another thread: then what follows from it follows later (V4);
     /// 3. messages that promise that durability leave;
     /// 4. raft is told, and what became committed is published.
     fn handle_ready(&mut self, send: Send<'_>) -> Result<(), Error> {
         while self.raw.has_ready() {
             if !self.has_room() && self.only_committed_is_new() {
                 break;
+            }
+            if self.is_saving() && self.needs_disk() {
+                self.end_save()?;
             }
             let mut ready = self.raw.ready();
             let votes = ready.hs().is_some_and(|hard| {
@@ -739,10 +748,14 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
-                let is_appending = !entries.is_empty();
-                self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
-                if is_appending {
-                    self.proposals.saved(self.raw.store().last_save());
+                if !waits && self.saves_elsewhere(&entries) {
+                    self.begin_save(ready.number(), entries, ready.hs())?;
+                } else {
+                    let is_appending = !entries.is_empty();
+                    self.raw.mut_store().save(entries, ready.hs(), ready.must_sync())?;
+                    if is_appending {
+                        self.saved();
+                    }
                 }
             } else {
                 self.install(ready.snapshot(), entries, ready.hs())?;
@@ -759,17 +772,23 @@ impl Core {
                 self.last_hard = hard.clone();
             }
             let reads = ready.take_read_states();
-            let committed = ready.take_committed_entries();
-            let mut light = self.raw.advance_append(ready);
-            if let Some(commit) = light.commit_index() {
-                self.raw.mut_store().note_commit(commit)?;
-                self.last_hard.set_commit(commit);
+            let mut committed = vec![ready.take_committed_entries()];
+            if self.is_saving() {
+                // What follows from it comes with a Ready of its own.
+                self.advance_saving(ready);
+            } else {
+                let mut light = self.raw.advance_append(ready);
+                if let Some(commit) = light.commit_index() {
+                    self.raw.mut_store().note_commit(commit)?;
+                    self.last_hard.set_commit(commit);
+                }
+                self.send_all(light.take_messages(), send);
+                committed.push(light.take_committed_entries());
             }
-            self.send_all(light.take_messages(), send);
             if let Some(fault) = self.raw.mut_store().take_fault() {
                 return Err(fault);
             }
-            for entries in [committed, light.take_committed_entries()] {
+            for entries in committed {
                 if let Some(last) = entries.last() {
                     self.handed = last.index;
                     self.publish(entries)?;
@@ -864,6 +883,7 @@ impl Core {
     ///
     /// A failed write or sync.
     pub(crate) fn close(&mut self) -> Result<(), Error> {
+        self.end_save()?;
         self.raw.mut_store().save_commit()
     }
 

@@ -43,6 +43,7 @@ pub(crate) use self::core::Kept;
 #[cfg(feature = "simulation")]
 pub(crate) use self::core::write_captured;
 use self::core::{Answer, Ask, ChangeRequest, Core, Parts, Sending};
+use self::core::PATIENCE;
 pub(crate) use self::core::{Done, Task};
 pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::ends::{buried, end_by_refusal, last_copy, replacement, with_commands};
@@ -388,8 +389,11 @@ impl Loop<Transport, Workers> {
         if self.core.has_commits() {
             select.send(&self.commits);
         }
+        // Nor while the log is synced, which may take long: what came is looked at from time to time.
+        let looks_at = self.core.is_saving().then(|| begun + PATIENCE);
+        let deadline = looks_at.map_or(self.deadline(), |looks_at| looks_at.min(self.deadline()));
         // A timeout is an event too: the next tick is due, or what was put off.
-        select.ready_deadline(self.deadline()).ok();
+        select.ready_deadline(deadline).ok();
         Instant::now()
     }
 }
@@ -512,6 +516,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
     #[cfg(feature = "simulation")]
     pub(crate) fn core(&self) -> &Core {
         &self.core
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn pretend_slow(&mut self, is_slow: bool) {
+        self.core.pretend_slow(is_slow);
     }
 
     /// Whether [`next_event`](Loop::next_event) would not block before the next tick.

@@ -1,6 +1,7 @@
-//! The threads beside the loop: one writes snapshots, one does the disk's chores.
+//! The threads beside the loop: one writes snapshots, one does the disk's chores, and one syncs the
+//! log when the loop should not.
 //!
-//! Neither knows raft. They take one thing at a time, do it, and say so on the loop's channel;
+//! None knows raft. They take one thing at a time, do it, and say so on the loop's channel;
 //! everything that they are told to do may take as long as it takes.
 
 use std::convert::Infallible;
@@ -20,6 +21,8 @@ use crate::channel::{Captured, WriteState};
 
 pub(super) struct Workers {
     tasks: Sender<Task>,
+    /// Those that the loop waits for.
+    syncs: Sender<Task>,
     stopped: Arc<AtomicBool>,
     /// Dropping it ends the wait for a captured state, whoever still holds a request for one.
     stop: Sender<Infallible>,
@@ -36,18 +39,10 @@ impl Workers {
         captured: Receiver<Captured>,
         done: Sender<Done>,
     ) -> io::Result<Self> {
-        let (tasks, task_rx) = crossbeam_channel::unbounded::<Task>();
         let (stop, stop_rx) = crossbeam_channel::bounded(0);
         let stopped = Arc::new(AtomicBool::new(false));
-        let chores = thread::Builder::new().name("raft-disk".into()).spawn({
-            let (fs, done) = (Arc::clone(&fs), done.clone());
-            move || {
-                for task in task_rx {
-                    // The loop may have ended: then nobody waits for it.
-                    done.send(guarded(|| task.run(&*fs))).ok();
-                }
-            }
-        })?;
+        let (tasks, chores) = worker("raft-disk", &fs, &done)?;
+        let (syncs, syncer) = worker("raft-sync", &fs, &done)?;
         let writer = thread::Builder::new().name("raft-snapshot".into()).spawn({
             let stopped = Arc::clone(&stopped);
             move || loop {
@@ -62,25 +57,43 @@ impl Workers {
                 done.send(guarded(|| write_captured(&fs, &snap_dir, captured))).ok();
             }
         })?;
-        Ok(Self { tasks, stopped, stop, threads: vec![chores, writer] })
+        Ok(Self { tasks, syncs, stopped, stop, threads: vec![chores, syncer, writer] })
     }
 
     pub(super) fn submit(&self, task: Task) {
+        let to = if let Task::Sync(_) = task { &self.syncs } else { &self.tasks };
         // Its thread ends only after this sender has gone.
-        self.tasks.send(task).ok();
+        to.send(task).ok();
     }
 
     /// Finishes the chores, gives up a snapshot that is being written, and ends the threads: the
     /// data directory is then touched by nobody.
     pub(super) fn stop(self) {
-        let Self { tasks, stopped, stop, threads } = self;
+        let Self { tasks, syncs, stopped, stop, threads } = self;
         stopped.store(true, Ordering::SeqCst);
-        drop((tasks, stop));
+        drop((tasks, syncs, stop));
         for thread in threads {
             // A panic there was printed there.
             thread.join().ok();
         }
     }
+}
+
+/// A thread that does one task after the other until its sender has gone.
+fn worker(
+    name: &str,
+    fs: &Arc<dyn Fs>,
+    done: &Sender<Done>,
+) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
+    let (tasks, task_rx) = crossbeam_channel::unbounded::<Task>();
+    let (fs, done) = (Arc::clone(fs), done.clone());
+    let thread = thread::Builder::new().name(name.into()).spawn(move || {
+        for task in task_rx {
+            // The loop may have ended: then nobody waits for it.
+            done.send(guarded(|| task.run(&*fs))).ok();
+        }
+    })?;
+    Ok((tasks, thread))
 }
 
 /// A panic here must not leave the loop waiting for ever for what it has asked for.

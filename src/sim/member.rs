@@ -241,6 +241,12 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.event_loop.is_ready(now)
     }
 
+    /// Has it take its disk for slow, or for quick, from now on: on a slow one another thread syncs what
+    /// a leader saves, as a chore.
+    pub fn pretend_slow(&mut self, is_slow: bool) {
+        self.event_loop.pretend_slow(is_slow);
+    }
+
     /// One turn of the loop. `Some`: it was the last, and the member has ended so.
     pub fn turn(&mut self, now: Instant) -> Option<Result<(), Error>> {
         self.transport.begin_turn();

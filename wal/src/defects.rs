@@ -63,6 +63,7 @@ defects! {
     ForgetChange "forget-change" "that a membership change is committed is synced with what comes later",
     IgnoreSaveError "ignore-save-error" "a failed write of entries is not told",
     EarlySend "early-send" "messages that promise durability leave before the sync",
+    EarlyCount "early-count" "a leader counts a batch as its own while another thread still syncs it",
     EarlyDecision "early-decision" "a leader says that a change is committed before its disk knows",
     EarlyVote "early-vote" "the messages of a new leader leave before its own vote is synced",
     HardStateFirst "hard-state-first" "the commit index is synced before the snapshot it commits",

@@ -36,6 +36,8 @@
 //! This crate starts none. What a caller should not wait for is handed out as a value that any
 //! thread may run: [`Wal::wants_segment`] gives a [`Preparation`] of the next segment's file,
 //! [`Wal::release`] a [`Doomed`] that deletes old ones. Neither is needed for the log to be right.
+//! [`Wal::write`] gives the sync of a batch, a [`Written`], for whoever has more to do than to wait
+//! for it.
 //!
 //! # On disk, version 1
 //!
@@ -96,8 +98,10 @@ pub mod segment;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod written;
 
 pub use deferred::{Doomed, Preparation, Prepared, Released};
 pub use error::{Error, Foreign, Result};
 pub use record::{Batch, Entry, HardState, MAX_BATCH_BYTES, Marker};
 pub use wal::{Opened, Options, Torn, Wal};
+pub use written::Written;

@@ -180,7 +180,7 @@ pub(crate) fn replay_watched(
         }
         segments.push(Segment {
             path: path.clone(),
-            file,
+            file: file.into(),
             header: outcome.header,
             seed: outcome.seed,
             bytes: size,

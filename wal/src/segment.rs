@@ -27,6 +27,7 @@ use std::{
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -75,7 +76,7 @@ pub(crate) enum BadHeader {
 /// A segment that is part of the open log.
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
-    pub(crate) file: Box<dyn File>,
+    pub(crate) file: Arc<dyn File>,
     pub(crate) header: Header,
     /// The header's checksum.
     pub(crate) seed: u64,
@@ -339,6 +340,6 @@ pub(crate) fn create(
     let offset = HEADER_LEN as u64 + frame.frame_len();
     let end = End { offset, sequence: frame_sequence + 1, previous: frame.checksum };
     let bytes = allocated.max(offset);
-    let segment = Segment { path, file, header, seed, bytes, head_marker, lowest: u64::MAX };
+    let segment = Segment { path, file: file.into(), header, seed, bytes, head_marker, lowest: u64::MAX };
     Ok((segment, end, filled.max(offset)))
 }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Batch, Error, HardState, Marker, Options, Wal,
-    fs::{Fs, MemFs},
+    fs::{Fault, Fs, Loss, MemFs, Op},
     index::MAX_NUMBER,
     record::{FrameHeader, Kind},
     replay::replay,
@@ -103,11 +103,11 @@ fn a_broken_rule_panics_on_save_and_is_corrupt_on_replay() {
     for (rule, case, mut bad) in cases {
         let fs = MemFs::new();
         let mut wal = log(&fs);
-        let writes = fs.count(crate::fs::Op::Any);
+        let writes = fs.count(Op::Any);
         let panic = catch_unwind(AssertUnwindSafe(|| wal.save(&mut bad))).expect_err(case);
         let message = panic.downcast_ref::<String>().expect(case);
         assert!(message.starts_with(rule), "{case}: {message}");
-        assert_eq!(fs.count(crate::fs::Op::Any), writes, "{case}: reached the disk");
+        assert_eq!(fs.count(Op::Any), writes, "{case}: reached the disk");
         drop(wal);
 
         forge(&fs, &mut bad);
@@ -196,4 +196,62 @@ fn only_what_a_marker_covers_is_released() {
 fn a_log_is_not_created_with_entries() {
     let mut first = batch(None, &[(1, 1)], Some((1, 0, 0)));
     drop(Wal::create(Arc::new(MemFs::new()), Path::new(DIR), OPTIONS, &mut first));
+}
+
+/// S1 and S2: one batch at a time, each synced once, by whoever comes first.
+#[test]
+fn a_written_batch_is_synced_once_and_taken_back() {
+    let fs = MemFs::new();
+    let mut wal = log(&fs);
+    let n_syncs = fs.count(Op::Sync);
+    assert!(wal.write(&mut Batch::new()).unwrap().is_none());
+    let written = wal.write(&mut batch(None, &[(9, 4)], None)).unwrap().unwrap();
+    assert_eq!((fs.count(Op::Sync), wal.last_index(), written.has_ended()), (n_syncs, 9, false));
+    let lost = fs.crash(Loss::Everything);
+    assert_eq!(reopen(&lost).unwrap().last_index(), 8, "it was synced already");
+
+    let elsewhere = written.clone();
+    std::thread::spawn(move || elsewhere.sync()).join().unwrap();
+    assert!(written.has_ended());
+    written.sync();
+    wal.synced(written.clone()).unwrap();
+    written.sync();
+    assert_eq!(fs.count(Op::Sync), n_syncs + 1);
+    assert_eq!(reopen(&fs.crash(Loss::Everything)).unwrap().last_index(), 9);
+
+    let next = wal.write(&mut batch(None, &[(10, 4)], None)).unwrap().unwrap();
+    let mut too_early = batch(None, &[(11, 4)], None);
+    for run in [
+        &mut |wal: &mut Wal| wal.save(&mut too_early).map(|()| ()),
+        &mut |wal: &mut Wal| wal.synced(written.clone()),
+    ] as [&mut dyn FnMut(&mut Wal) -> Result<(), Error>; 2]
+    {
+        let panic = catch_unwind(AssertUnwindSafe(|| run(&mut wal))).expect_err("it does it");
+        let message = panic.downcast_ref::<&str>().copied().unwrap();
+        assert!(message.starts_with("S2"), "{message}");
+    }
+    drop(next);
+}
+
+/// S1: a sync that has failed, or panicked, is not tried again, and the log is latched by it.
+#[test]
+fn a_sync_that_failed_elsewhere_latches() {
+    let fs = MemFs::new();
+    let mut wal = log(&fs);
+    let written = wal.write(&mut batch(None, &[(9, 4)], None)).unwrap().unwrap();
+    fs.inject(Op::Sync, 0, Fault::Reverted(5));
+    written.sync();
+    let n_syncs = fs.count(Op::Sync);
+    let error = wal.synced(written).unwrap_err();
+    assert!(matches!(error, Error::Io { op: "sync", .. }), "{error}");
+    let error = wal.save(&mut batch(None, &[(10, 4)], None)).unwrap_err();
+    assert!(matches!(error, Error::Latched(_)), "{error}");
+    assert_eq!(fs.count(Op::Sync), n_syncs);
+
+    let mut wal = log(&MemFs::new());
+    let written = wal.write(&mut batch(None, &[(9, 4)], None)).unwrap().unwrap();
+    written.break_lock();
+    assert!(written.has_ended());
+    let error = wal.synced(written).unwrap_err();
+    assert!(error.to_string().contains("it panicked"), "{error}");
 }

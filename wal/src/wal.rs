@@ -1,7 +1,8 @@
 //! The log itself: create, open, save, read, release.
 //!
-//! What is saved is durable when the call returns; what is released is only forgotten, and deleted
-//! by whoever runs the [`Doomed`] that is returned. After a write, sync or deletion has failed
+//! What is saved is durable when the call returns, or, by whoever cannot wait for that, when the
+//! [`Written`] that is returned was synced and taken back; what is released is only forgotten, and
+//! deleted by whoever runs the [`Doomed`] that is returned. After a write, sync or deletion has failed
 //! nobody knows what the disk holds, so the log is latched: it answers [`Error::Latched`] until it
 //! is opened anew, and nothing is ever tried again. A batch that breaks a rule of the index panics
 //! before a byte of it is written.
@@ -29,6 +30,7 @@ use crate::{
     record::{Batch, Contents, ENTRY_HEADER, Entry, FrameHeader, HardState, Kind, Marker},
     replay::{End, Replayed, Window, replay},
     segment::{self, Header, Name, Position, Segment, parse_name, write_zeros},
+    written::Written,
 };
 
 /// Whose log it is and how it is laid out.
@@ -96,8 +98,10 @@ pub struct Wal {
     latched: Option<Cow<'static, str>>,
     /// Set by a deletion that failed, on whatever thread.
     deletion_failure: Arc<OnceLock<String>>,
-    /// When the newest batch had been written, for those who measure.
-    last_write: Option<Instant>,
+    /// The newest batch, while it is written and not synced.
+    under_way: Option<Written>,
+    /// When the newest batch had been written, and when it was durable, for those who measure.
+    last_save: Option<(Instant, Instant)>,
 }
 
 impl Wal {
@@ -172,7 +176,8 @@ impl Wal {
             asked: 0,
             latched: None,
             deletion_failure: Arc::default(),
-            last_write: None,
+            under_way: None,
+            last_save: None,
         }
     }
 
@@ -243,17 +248,34 @@ impl Wal {
     ///
     /// # Panics
     ///
-    /// If the batch breaks a rule of the log.
+    /// If the batch breaks a rule of the log, or another is [written](Wal::write) and not synced.
     pub fn save(&mut self, batch: &mut Batch) -> Result<()> {
+        match self.write(batch)? {
+            Some(written) => self.synced(written),
+            None => Ok(()),
+        }
+    }
+
+    /// The first half of [`save`](Wal::save): everything but the sync, which is for whoever runs
+    /// [`Written::sync`]. Clears the batch. `None`: it was empty.
+    ///
+    /// The log has the batch from now on, for those who read it, and promises nothing about it until
+    /// [`synced`](Wal::synced) has taken back what is returned. Nothing can be saved before that.
+    ///
+    /// # Panics
+    ///
+    /// As [`save`](Wal::save).
+    pub fn write(&mut self, batch: &mut Batch) -> Result<Option<Written>> {
         self.usable()?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
+        assert!(self.under_way.is_none(), "S2: a batch is written before the last one is synced");
         if let Err(Breach(rule)) = self.index.check(batch.contents()) {
             panic!("{rule}");
         }
         assert!(self.can_count(), "W11: no numbers are left for frames or segments");
-        self.latching(|wal| {
+        let written = self.latching(|wal| {
             let is_fresh = wal.end.offset == wal.head_end;
             // Room for the seal stays free, so that sealing needs no new space on the disk.
             let needed = wal.end.offset + batch.frame_len() + SECTOR;
@@ -263,6 +285,26 @@ impl Wal {
             wal.append(batch)
         })?;
         batch.clear();
+        self.under_way = Some(written.clone());
+        Ok(Some(written))
+    }
+
+    /// The second half of [`save`](Wal::save): the batch is durable when this returns. Syncs it here
+    /// if nobody has.
+    ///
+    /// # Errors
+    ///
+    /// Its sync has failed, wherever that was.
+    ///
+    /// # Panics
+    ///
+    /// If it is not the batch that was written last, or was taken back before.
+    #[expect(clippy::needless_pass_by_value, reason = "it is of no use any more")]
+    pub fn synced(&mut self, written: Written) -> Result<()> {
+        let is_it = self.under_way.take().is_some_and(|under_way| under_way.is(&written));
+        assert!(is_it, "S2: another batch is taken back than the one that was written");
+        let durable_at = self.latching(|_| written.result())?;
+        self.last_save = Some((written.written_at(), durable_at));
         Ok(())
     }
 
@@ -359,9 +401,9 @@ impl Wal {
         self.index.hard_state()
     }
 
-    /// When the newest batch of this process had been written, and its sync began.
-    pub fn last_write(&self) -> Option<Instant> {
-        self.last_write
+    /// When the newest batch of this process had been written, and when it was durable.
+    pub fn last_save(&self) -> Option<(Instant, Instant)> {
+        self.last_save
     }
 
     /// The newest marker.
@@ -484,7 +526,8 @@ impl Wal {
         self.prepared = Some(prepared);
     }
 
-    fn append(&mut self, batch: &mut Batch) -> Result<()> {
+    /// Writes a frame behind the last.
+    fn append(&mut self, batch: &mut Batch) -> Result<Written> {
         let segment = self.segments.last_mut().expect("a log has at least one segment");
         let End { offset, sequence, previous } = self.end;
         let (frame, bytes) = batch.finish(Kind::Batch, sequence, previous, segment.seed);
@@ -496,19 +539,14 @@ impl Wal {
             self.filled = until;
         }
         segment.file.write_all_at(offset, bytes).context("write", &segment.path)?;
-        self.last_write = Some(Instant::now());
-        if has(Defect::RetrySync) && segment.file.sync_data().is_err() {
-            segment.file.sync_data().ok();
-        } else if !has(Defect::SkipSync) {
-            segment.file.sync_data().context("sync", &segment.path)?;
-        }
+        let written = Written::new(segment.file.clone(), segment.path.clone());
         let place = Place { segment: segment.header.sequence, start: offset, end };
         if let Some(lowest) = self.index.apply(batch.contents(), place) {
             segment.lowest = segment.lowest.min(lowest);
         }
         segment.bytes = segment.bytes.max(end);
         self.end = End { offset: end, sequence: sequence + 1, previous: frame.checksum };
-        Ok(())
+        Ok(written)
     }
 
     /// Goes on in a new segment. The old one is synced as it stands, since every save syncs.

@@ -9,8 +9,8 @@
 //!
 //! Neither takes longer than [`PATIENCE`], so that distant members do not make batches wait for their
 //! whole round trip, and followers lag by no more than that. A batch's patience begins when this
-//! member's own sync is over: on slow disks the others' are over just then too, and who did not wait
-//! for them would hear of them a whole sync later. Readers at followers hardly notice: a read's own
+//! member's own sync is over. On a slow disk, whose syncs another thread does (see `saving`), proposals
+//! gather for as long as a sync takes instead, and no longer. Readers at followers hardly notice: a read's own
 //! round carries the commit index to whoever has the entries (R2).
 
 use std::time::{Duration, Instant};
@@ -59,9 +59,10 @@ impl Pace {
 }
 
 impl Core {
-    /// Whether new proposals are to wait for those that are on their way.
+    /// Whether new proposals are to wait for those that are on their way, or for the disk.
     pub(crate) fn gathers(&self, now: Instant) -> bool {
-        self.gathers_until().is_some_and(|until| now < until)
+        self.has_gathered_room() && self.is_saving()
+            || self.gathers_until().is_some_and(|until| now < until)
     }
 
     /// What a majority is to answer, if that is waited for.
@@ -87,9 +88,14 @@ impl Core {
         let &Batch { last_index, term, until, .. } = self.pace.batch.as_ref()?;
         let raft = &self.raw.raft;
         let under_way = self.leads() && raft.term == term && raft.raft_log.committed < last_index;
-        let has_room = self.forwarded.len() < MAX_GATHERED
-            && self.forwarded.iter().map(|f| f.data.len()).sum::<usize>() < MAX_GATHERED_BYTES;
-        (under_way && has_room).then_some(until)
+        // A slow disk is not to stand idle, and its leader hears the others all the same.
+        let waits = !self.has_slow_disk() && self.has_gathered_room();
+        (under_way && waits).then_some(until)
+    }
+
+    fn has_gathered_room(&self) -> bool {
+        self.forwarded.len() < MAX_GATHERED
+            && self.forwarded.iter().map(|f| f.data.len()).sum::<usize>() < MAX_GATHERED_BYTES
     }
 
     /// When something that was put off is due, if nothing happens before.

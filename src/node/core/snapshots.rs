@@ -60,6 +60,8 @@ pub(crate) enum Task {
     Delete(wal::Doomed),
     /// Make room for the next segment.
     Prepare(wal::Preparation),
+    /// Sync what was saved last.
+    Sync(wal::Written),
 }
 
 /// What another thread has done.
@@ -72,6 +74,8 @@ pub(crate) enum Done {
     Deleted(wal::Result<wal::Released>),
     /// [`Task::Prepare`].
     Prepared(wal::Result<wal::Prepared>),
+    /// [`Task::Sync`]; the log knows how it ended.
+    Synced,
     /// It has panicked, and nobody knows how far it had come.
     Panicked(String),
 }
@@ -106,6 +110,10 @@ impl Task {
             }
             Task::Delete(doomed) => Done::Deleted(doomed.delete()),
             Task::Prepare(preparation) => Done::Prepared(preparation.run()),
+            Task::Sync(written) => {
+                written.sync();
+                Done::Synced
+            }
         }
     }
 }
@@ -198,6 +206,10 @@ impl Snapshots {
 
     pub(super) fn published(&mut self, bytes: u64) {
         self.published_bytes += bytes;
+    }
+
+    pub(super) fn submit(&mut self, task: Task) {
+        self.tasks.push(task);
     }
 
     pub(super) fn newest(&self) -> Option<&Kept> {
@@ -320,6 +332,7 @@ impl Core {
                 // The log makes its next segment itself, and fails itself if it cannot.
                 warn!(self.logger, "cannot prepare a segment"; "error" => %error);
             }
+            Done::Synced => self.synced()?,
             Done::Removed(_, Ok(())) => {}
             Done::Panicked(what) => return Err(Error::Invariant(what)),
         }
@@ -386,6 +399,7 @@ impl Core {
             self.snapshots.tasks.push(Task::Remove(written.path));
             return Ok(());
         }
+        self.end_save()?;
         if has(Defect::MarkerFirst) {
             let conf_state = written.header.conf_state.clone();
             self.raw.mut_store().save_marker(written.marker, conf_state)?;

@@ -130,7 +130,14 @@ impl History {
                     member.core.return_commit(commit);
                 }
             }
-            49 => self.break_line(id),
+            49 => {
+                self.break_line(id);
+                // And some disk is quick from now on, or slow.
+                let (is_slow, syncs) = (self.chance.below(3) > 0, self.chance.below(3) > 0);
+                let member = self.cluster.member(id);
+                member.core.pretend_slow(is_slow);
+                member.syncs = syncs;
+            }
             50..60 => {
                 // One member's clock may run ahead for a while.
                 for _ in 0..=self.chance.below(30) {

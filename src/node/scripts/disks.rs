@@ -30,7 +30,8 @@ fn live(cluster: &mut Cluster) -> Told {
         let mut data = format!("{n} ").into_bytes();
         data.resize(WRITE_BYTES, b'.');
         let mut pending = cluster.propose(1, data.clone());
-        let turned = cluster.turn(1, true);
+        // What follows from a sync elsewhere follows in the next turn.
+        let turned = cluster.turn(1, true).and_then(|()| cluster.turn(1, false));
         if let Some(Outcome::Applied { index, .. }) = pending.try_wait() {
             told.insert(index, data.into());
         }
@@ -61,9 +62,10 @@ fn assert_there(survived: MemFs, told: &BTreeMap<u64, Bytes>, what: &str) {
 /// missing, neither after a crash nor when it is just started again.
 #[test]
 fn whatever_fails_nothing_acknowledged_is_missing() {
-    let begin = |fault: Option<(u64, Fault)>| {
+    let begin = |is_slow: bool, fault: Option<(u64, Fault)>| {
         let mut cluster = Cluster::with(lone(), 1);
         cluster.settle();
+        cluster.member(1).core.pretend_slow(is_slow);
         let before = cluster.member(1).fs.count(Op::Any);
         if let Some((nth, fault)) = fault {
             cluster.member(1).fs.inject(Op::Any, nth, fault);
@@ -72,15 +74,17 @@ fn whatever_fails_nothing_acknowledged_is_missing() {
         let n_operations = cluster.member(1).fs.count(Op::Any) - before;
         (cluster, told, ended, n_operations)
     };
-    let (mut cluster, told, ended, n_operations) = begin(None);
+    let (mut cluster, told, ended, n_operations) = begin(false, None);
     assert!(ended.is_ok() && told.len() == N_WRITES, "{ended:?}");
     let status = cluster.member(1).shared.status();
     assert!(status.first_index > 1 && status.snapshot_index > 20, "{status:?}");
 
-    for fault in FAULTS {
+    // On a slow disk, another thread hears of failed syncs.
+    let slow = FAULTS[..2].iter().map(|fault| (true, *fault));
+    for (is_slow, fault) in FAULTS.map(|fault| (false, fault)).into_iter().chain(slow) {
         let (mut n_ended, mut n_alive) = (0, 0);
         for nth in 0..n_operations {
-            let (mut cluster, told, ended, _) = begin(Some((nth, fault)));
+            let (mut cluster, told, ended, _) = begin(is_slow, Some((nth, fault)));
             let what = format!("{fault:?} of operation {nth}, {ended:?}");
             match ended {
                 Ok(()) => {

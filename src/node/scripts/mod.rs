@@ -10,6 +10,7 @@ mod losses;
 mod outcomes;
 mod pace;
 mod reads;
+mod saves;
 mod snapshots;
 mod stages;
 mod writes;
@@ -26,7 +27,7 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
-use super::core::{Ask, Core, PATIENCE, Parts, Sending, write_captured};
+use super::core::{Ask, Core, PATIENCE, Parts, Sending, Task, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
@@ -90,6 +91,9 @@ struct Member {
     consumes: bool,
     /// Captured states are written at once.
     writes: bool,
+    /// What another thread is to sync is synced at once.
+    syncs: bool,
+    unsynced: Vec<Task>,
     _lock: wal::fs::Lock,
 }
 
@@ -165,7 +169,9 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         nonce: seed << 8 | id,
         seed: seed << 8 | id,
     };
-    let core = Core::new(&config, parts, &logger())?;
+    let mut core = Core::new(&config, parts, &logger())?;
+    // Whatever a busy machine does to the time that a sync takes.
+    core.pretend_slow(false);
     Ok(Member {
         fs,
         core,
@@ -179,6 +185,8 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         n_restored: 0,
         consumes: true,
         writes: true,
+        syncs: true,
+        unsynced: Vec::new(),
         _lock: found.lock,
     })
 }
@@ -217,7 +225,14 @@ impl Member {
 
     /// What the other threads do: chores, and the writing of captured states.
     fn work(&mut self) -> Result<(), Error> {
-        for task in self.core.take_tasks() {
+        let mut tasks = self.core.take_tasks();
+        if self.syncs {
+            tasks.append(&mut self.unsynced);
+        } else {
+            let is_sync = |task: &mut Task| matches!(task, Task::Sync(_));
+            self.unsynced.extend(tasks.extract_if(.., is_sync));
+        }
+        for task in tasks {
             let done = task.run(&self.fs);
             self.core.done(done)?;
         }

@@ -84,6 +84,10 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             CLUSTERS,
             script("node::scripts::writes::nothing_is_promised_before_the_sync"),
         ],
+        EarlyCount => vec![
+            MORE_CLUSTERS,
+            script("node::scripts::saves::nothing_is_counted_before_its_own_sync"),
+        ],
         EarlyVote => {
             vec![script("node::scripts::changes::a_lone_voter_is_silent_before_its_own_vote")]
         }

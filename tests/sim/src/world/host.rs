@@ -42,6 +42,8 @@ pub(crate) struct Host {
     pub(crate) busy_until: u64,
     /// A sync takes so long.
     pub(crate) sync_time: u64,
+    /// Its member takes that for long, whatever it is.
+    pub(crate) takes_disk_for_slow: bool,
     /// Its consumer, its disk's thread and its writer of snapshots do nothing until then.
     pub(crate) stalled_until: u64,
     /// When the next turn was planned for.
@@ -82,6 +84,7 @@ impl Host {
             paused_until: 0,
             busy_until: 0,
             sync_time: 0,
+            takes_disk_for_slow: false,
             stalled_until: 0,
             turn_at: u64::MAX,
             apply_at: u64::MAX,

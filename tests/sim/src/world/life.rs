@@ -77,7 +77,9 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         let (clock, sync_time) = (host.clock(now), host.sync_time);
         let n_syncs = host.disk.count(Op::Sync);
+        let takes_for_slow = host.takes_disk_for_slow || sync_time > 0;
         let Some(member) = host.member_mut() else { return Ok(()) };
+        member.pretend_slow(takes_for_slow);
         let ended = member.turn(clock);
         self.look_at_messages(id)?;
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
@@ -223,6 +225,7 @@ impl World {
         let seed = self.seed_of(id, life);
         let (dies, nth) = (!self.is_calm && self.chance(DIES_AGAIN), self.rng.below(20));
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+        host.takes_disk_for_slow = seed.is_multiple_of(2);
         if dies {
             host.disk.inject(Op::Any, nth, Fault::Stop);
         }
