@@ -20,6 +20,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -134,7 +135,7 @@ pub(super) fn request<B>(
 /// Speaks HTTP over a connection for as long as `talk` takes, and adds to what it says of a
 /// failure what the connection knows of it.
 pub(super) async fn converse<B, T, F>(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     talk: impl FnOnce(SendRequest<B>) -> F,
 ) -> Result<T, String>
 where

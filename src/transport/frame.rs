@@ -23,8 +23,11 @@
 //!   entries that is kept, the first and the last frame alone hold anything else.
 //! - F3 A length above the cap is refused before anything is allocated for it, and what a message
 //!   takes once decoded is known, and bounded, before it is decoded.
+//! - F4 A value that is not copied into a frame's bytes stands in them at the same place.
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
 use protobuf::{CodedOutputStream, Message as _};
 use raft::eraftpb::{Entry, Message};
 
@@ -59,6 +62,14 @@ const LIMITS: Limits = Limits { entries: MAX_ENTRIES, ids: None };
 /// From this size on a message's entries share one allocation; below it each entry gets its own,
 /// so that a small entry that is kept for long keeps nothing else alive.
 const SHARE_FROM: usize = 1 << 10;
+
+/// From this size on a value is written from where it is instead of being copied to the bytes
+/// around it: it goes to each peer, and the log holds it anyway. Above what protobuf's buffer
+/// takes, beyond which it passes on the value itself.
+const SPLICE_FROM: usize = 16 << 10;
+
+/// How many pieces are handed to the system at once.
+const MAX_SLICES: usize = 64;
 
 /// Everything that one member says to another on a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,40 +155,36 @@ impl Frame {
     /// # Errors
     ///
     /// Appends nothing when protobuf refuses.
-    pub(super) fn encode(&self, len: usize, buffer: &mut BytesMut) -> Result<(), Malformed> {
+    pub(super) fn encode(&self, len: usize, out: &mut Encoded) -> Result<(), Malformed> {
         let kind = match self {
             Frame::Raft(_) => RAFT,
             Frame::Forward { .. } => FORWARD,
             Frame::Verdict { .. } => VERDICT,
         };
-        let start = buffer.len();
-        buffer.reserve(HEADER_LEN + len);
+        let start = out.mark();
         // Nothing above the cap is ever queued, and the cap is far below what a u32 holds.
-        buffer.extend_from_slice(&(len as u32).to_le_bytes());
-        buffer.extend_from_slice(&[kind]);
+        out.bytes.extend_from_slice(&(len as u32).to_le_bytes());
+        out.bytes.push(kind);
         match self {
             Frame::Raft(message) => {
-                buffer.resize(start + HEADER_LEN + len, 0);
-                let mut stream = CodedOutputStream::bytes(&mut buffer[start + HEADER_LEN..]);
-                let written = message.write_to_with_cached_sizes(&mut stream);
-                if let Err(error) = written.and_then(|()| stream.flush()) {
-                    buffer.truncate(start);
+                if let Err(error) = out.push_message(message, len) {
+                    out.truncate(start);
                     return Err(Malformed::Undecodable(error.to_string()));
                 }
             }
             Frame::Forward { term, key, data } => {
-                buffer.extend_from_slice(&term.to_le_bytes());
-                buffer.extend_from_slice(&key.encode());
-                buffer.extend_from_slice(data);
+                out.bytes.extend_from_slice(&term.to_le_bytes());
+                out.bytes.extend_from_slice(&key.encode());
+                out.push_value(data);
             }
             Frame::Verdict { key, refusal, term, leader } => {
-                buffer.extend_from_slice(&key.encode());
-                buffer.extend_from_slice(&[*refusal as u8]);
-                buffer.extend_from_slice(&term.to_le_bytes());
-                buffer.extend_from_slice(&leader.to_le_bytes());
+                out.bytes.extend_from_slice(&key.encode());
+                out.bytes.push(*refusal as u8);
+                out.bytes.extend_from_slice(&term.to_le_bytes());
+                out.bytes.extend_from_slice(&leader.to_le_bytes());
             }
         }
-        debug_assert_eq!(buffer.len(), start + HEADER_LEN + len);
+        debug_assert_eq!(out.len(), start.len + HEADER_LEN + len);
         Ok(())
     }
 
@@ -215,6 +222,142 @@ impl Frame {
             }
             unknown => Err(Malformed::UnknownKind(unknown)),
         }
+    }
+}
+
+/// Bytes that are about to be written: all but large values in one piece.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    /// Each with the place in `bytes` before which it stands.
+    values: Vec<(usize, Bytes)>,
+    values_len: usize,
+}
+
+/// A place to go back to.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    bytes: usize,
+    values: usize,
+    len: usize,
+}
+
+impl Encoded {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + self.values_len
+    }
+
+    /// Forgets everything, and the memory too when it is more than `keep` bytes.
+    pub(super) fn clear(&mut self, keep: usize) {
+        if self.bytes.capacity() > keep {
+            *self = Self::default();
+        } else {
+            self.bytes.clear();
+            self.values.clear();
+            self.values_len = 0;
+        }
+    }
+
+    /// Appends bytes that are no frame.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The first `len` bytes, which were [pushed](Self::push) before all else.
+    pub(super) fn first_mut(&mut self, len: usize) -> &mut [u8] {
+        &mut self.bytes[..len]
+    }
+
+    /// Has what follows the first `start` bytes written, or as many pieces of it as are written at
+    /// once.
+    pub(super) fn write_from<T>(&self, start: usize, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let (mut count, mut skip, mut at) = (0, start, 0);
+        let values = self.values.iter().map(|(before, value)| (*before, &value[..]));
+        for (before, value) in values.chain([(self.bytes.len(), &[][..])]) {
+            for piece in [&self.bytes[at..before], value] {
+                let skipped = skip.min(piece.len());
+                skip -= skipped;
+                if skipped < piece.len() && count < MAX_SLICES {
+                    slices[count] = IoSlice::new(&piece[skipped..]);
+                    count += 1;
+                }
+            }
+            at = before;
+        }
+        write(&slices[..count])
+    }
+
+    /// All of it, in one piece.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn into_bytes(self) -> Bytes {
+        if self.values.is_empty() {
+            return self.bytes.into();
+        }
+        let mut whole = Vec::with_capacity(self.len());
+        while whole.len() < self.len() {
+            self.write_from(whole.len(), |slices| {
+                slices.iter().for_each(|slice| whole.extend_from_slice(slice));
+            });
+        }
+        whole.into()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), values: self.values.len(), len: self.len() }
+    }
+
+    fn truncate(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.values.truncate(mark.values);
+        self.values_len = mark.len - mark.bytes;
+    }
+
+    fn push_value(&mut self, value: &Bytes) {
+        if value.len() < SPLICE_FROM {
+            self.bytes.extend_from_slice(value);
+        } else {
+            self.values.push((self.bytes.len(), value.clone()));
+            self.values_len += value.len();
+        }
+    }
+
+    /// Appends a message of this length.
+    fn push_message(&mut self, message: &Message, len: usize) -> protobuf::ProtobufResult<()> {
+        if message.entries.iter().any(|entry| entry.data.len() >= SPLICE_FROM) {
+            let mut splice = Splice { out: self, entries: message.entries.iter() };
+            let mut stream = CodedOutputStream::new(&mut splice);
+            message.write_to_with_cached_sizes(&mut stream)?;
+            return stream.flush();
+        }
+        // And one more, which protobuf asks for when it is done.
+        self.bytes.reserve(len + 1);
+        let mut stream = CodedOutputStream::vec(&mut self.bytes);
+        message.write_to_with_cached_sizes(&mut stream)?;
+        stream.flush()
+    }
+}
+
+/// Takes a message's bytes from protobuf, and knows a large value by where it is.
+struct Splice<'a> {
+    out: &'a mut Encoded,
+    /// Those whose values have not come yet.
+    entries: std::slice::Iter<'a, Entry>,
+}
+
+impl io::Write for Splice<'_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let is_it = |entry: &&Entry| std::ptr::eq(&*entry.data, piece);
+        let is_large = piece.len() >= SPLICE_FROM;
+        match is_large.then(|| self.entries.find(is_it)).flatten() {
+            Some(entry) => self.out.push_value(&entry.data),
+            None => self.out.push(piece),
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -340,6 +483,7 @@ mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
     use raft::eraftpb::{EntryType, MessageType};
 
     fn key() -> Key {
@@ -369,9 +513,9 @@ mod tests {
     }
 
     fn encoded(frame: &Frame) -> BytesMut {
-        let mut buffer = BytesMut::new();
-        frame.encode(frame.payload_len(), &mut buffer).unwrap();
-        buffer
+        let mut encoded = Encoded::default();
+        frame.encode(frame.payload_len(), &mut encoded).unwrap();
+        BytesMut::from(&encoded.into_bytes()[..])
     }
 
     fn decoded(pieces: &[&[u8]]) -> Result<Vec<Frame>, Malformed> {
@@ -384,6 +528,45 @@ mod tests {
             assert!(chunk.is_empty());
         }
         Ok(frames)
+    }
+
+    /// Large values are not copied, and nobody can tell by the bytes (F4), wherever a write ends.
+    #[test]
+    fn large_values_are_shared() {
+        let value = |nth: usize, len: usize| Bytes::from(vec![nth as u8; len]);
+        let Frame::Raft(mut message) = append() else { unreachable!() };
+        let sizes = [1, SPLICE_FROM, SPLICE_FROM - 1, 3, 3 * SPLICE_FROM, SPLICE_FROM];
+        let entry = |(nth, len): (usize, &usize)| Entry {
+            data: value(nth, *len),
+            context: value(nth, 24),
+            ..Entry::default()
+        };
+        message.entries = sizes.iter().enumerate().map(entry).collect::<Vec<_>>().into();
+        let plain = message.write_to_bytes().unwrap();
+        let data = value(7, SPLICE_FROM);
+        let forward = Frame::Forward { term: 1, key: key(), data: data.clone() };
+        let append = Frame::Raft(message);
+
+        let mut encoded = Encoded::default();
+        for frame in [&append, &forward, &verdict()] {
+            frame.encode(frame.payload_len(), &mut encoded).unwrap();
+        }
+        let shared: Vec<_> = encoded.values.iter().map(|(_, value)| value.as_ptr()).collect();
+        let Frame::Raft(message) = &append else { unreachable!() };
+        let entries = [1, 4, 5].map(|nth: usize| message.entries[nth].data.as_ptr());
+        assert_eq!(shared, [&entries[..], &[data.as_ptr()]].concat());
+
+        let pieces = |start| {
+            let text = |slices: &[IoSlice<'_>]| slices.iter().flat_map(|s| s.to_vec()).collect();
+            encoded.write_from::<Vec<u8>>(start, text)
+        };
+        let whole = pieces(0);
+        assert_eq!(whole.len(), encoded.len());
+        assert_eq!(whole[HEADER_LEN..][..plain.len()], plain);
+        for start in (0..whole.len()).step_by(997).chain([whole.len()]) {
+            assert!(pieces(start) == whole[start..], "from {start}");
+        }
+        assert_eq!(decoded(&[&whole]), Ok(vec![append, forward, verdict()]));
     }
 
     /// Members of different builds talk to each other: the bytes of every kind are pinned.

@@ -1,13 +1,14 @@
 //! How members talk to each other: streams of frames over HTTP, one for bulk and one for control.
 //!
 //! ```text
-//!  send ──► queue (peer, lane) ──► dialler ══ POST /raft/stream/<lane> ══► listener ──► inbox
-//!                                     ▲                                      │
-//!                                     └───── the peer's head, then an echo ──┘
+//!  send ──► outlet (peer, lane) ══ POST /raft/stream/<lane> ══► listener ──► inbox
+//!                ▲                                                 │
+//!             dialler ◄───────── the peer's head, then an echo ────┘
 //! ```
 //!
 //! Everything but [`Transport`]'s own methods runs on one thread with a runtime of its own, so
-//! that no client load delays a heartbeat. The transport knows what travels and between whom; it
+//! that no client load delays a heartbeat; what is small is written by the caller of
+//! [`Transport::send`], so that nobody need be woken for it. The transport knows what travels and between whom; it
 //! does not know what a message means, whether the sender is a member, or what is on disk. It
 //! promises very little: a frame arrives at most once, and the frames of one lane arrive in order
 //! as long as its stream lasts. It refuses to send anything again, to keep anything for a peer
@@ -20,8 +21,8 @@
 //! - T3 Forwards are never lost in silence before they reach a stream: each is handed to one or
 //!   comes back as [`Inbound::Unsent`].
 //!
-//! Those of the parts: F in [`frame`], H in [`head`], G in [`gate`], Q in [`queue`], P in
-//! [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`], S in [`shape`].
+//! Those of the parts: F in [`frame`], H in [`head`], G in [`gate`], Q in [`queue`], O in
+//! [`outlet`], P in [`peer`], L in [`listener`], Z in [`snapshot`], C in [`call`], S in [`shape`].
 
 mod call;
 mod dial;
@@ -30,6 +31,7 @@ mod gate;
 mod head;
 pub(crate) mod join;
 mod listener;
+mod outlet;
 mod peer;
 mod places;
 mod probe;
@@ -453,27 +455,23 @@ impl Transport {
         Ok(transport)
     }
 
-    /// Queues a frame on its lane, or drops it. A Forward that is dropped comes back as unsent.
+    /// Writes a frame to its lane's stream or queues it there, or drops it. A Forward that is
+    /// dropped comes back as unsent.
     pub(crate) fn send(&self, to: u64, frame: Frame) {
         let unsent = frame.attempt();
         let Some(lane) = Lane::of(&frame) else {
             debug!(self.shared.logger, "a snapshot is no frame"; "peer" => to);
             return;
         };
-        let pushed = {
-            let peers = lock(&self.shared.peers);
-            peers.get(&to).map(|dialled| lock(dialled.peer.queue(lane)).push(frame))
-        };
-        let Some(pushed) = pushed else {
+        let peer = lock(&self.shared.peers).get(&to).map(|dialled| Arc::clone(&dialled.peer));
+        let Some(peer) = peer else {
             debug!(self.shared.logger, "frame for an unknown peer dropped"; "peer" => to);
             if let Some(attempt) = unsent {
                 self.shared.tell(Inbound::Unsent { attempt });
             }
             return;
         };
-        if let Some(waker) = pushed.wake {
-            waker.wake();
-        }
+        let pushed = peer.outlet(lane).send(frame);
         if pushed.unreachable {
             self.shared.tell(Inbound::Unreachable { peer: to });
         }
@@ -584,11 +582,7 @@ async fn drain(shared: &Shared) {
     let peers = std::mem::take(&mut *lock(&shared.peers));
     for Dialled { peer, tasks: [bulk, control], snapshot, .. } in peers.into_values() {
         [&bulk].into_iter().chain(&snapshot).for_each(|task| task.abort());
-        let (open, waker) = lock(peer.queue(Lane::Control)).end();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if open {
+        if peer.outlet(Lane::Control).end() {
             leaving.push(control);
         } else {
             control.abort();

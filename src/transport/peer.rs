@@ -1,9 +1,9 @@
-//! Our line to one member: two queues, and a dialler for each that keeps a stream open.
+//! Our line to one member: two outlets, and a dialler for each that keeps a stream open.
 //!
-//! A dialler connects, states its head, waits for the peer's, and only then opens its queue. It
-//! writes what is queued, one chunk for everything that waits at that moment, and listens to the
-//! peer's echo. Whatever breaks a stream, the answer is the same: forget what waited, tell raft,
-//! wait a little, dial again.
+//! A dialler connects, states its head, waits for the peer's, and only then opens its outlet (see
+//! [`outlet`](super::outlet)). It writes what the loop left to it, and listens to the peer's echo.
+//! Whatever breaks a stream, the answer is the same: forget what waited, tell raft, wait a little,
+//! dial again.
 //!
 //! The address book says where a peer is. But our book may be the stale one: while nobody opens a
 //! stream at the book's URL, and the peer has one open to us and says that it is elsewhere, it is
@@ -17,14 +17,12 @@
 //!   a limit after which the stream counts as broken.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame as BodyFrame, Incoming};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response};
 use slog::{debug, info};
@@ -35,13 +33,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::dial::{self, Resolver, chain};
 use super::gate::{Gate, Rejected};
 use super::head::{Claim, Head};
-use super::queue::{Lane, Queue, Queued, Taken};
+use super::outlet::{HeadOnly, Outlet, Unwritten};
+use super::queue::{Lane, Queue};
 use super::{Inbound, PeerStatus, Shared, lock};
 use crate::Link;
-
-/// What is handed to the connection at once, in bytes: large enough that a system call costs
-/// little beside it, small enough that a commit index does not wait long behind it.
-const CHUNK: usize = 256 << 10;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
@@ -50,8 +45,8 @@ const MAX_BACKOFF: Duration = Duration::from_millis(500);
 pub(super) struct Peer {
     pub(super) id: u64,
     pub(super) url: String,
-    bulk: Mutex<Queue>,
-    control: Mutex<Queue>,
+    bulk: Outlet,
+    control: Outlet,
     line: Mutex<Line>,
     /// Shared by everything that dials the peer; held while its host is looked up.
     resolver: tokio::sync::Mutex<Resolver>,
@@ -81,15 +76,15 @@ impl Peer {
         Self {
             id,
             url,
-            bulk: Mutex::new(Queue::new(Lane::Bulk, bulk_queue_bytes)),
-            control: Mutex::new(Queue::new(Lane::Control, bulk_queue_bytes)),
+            bulk: Outlet::new(Queue::new(Lane::Bulk, bulk_queue_bytes)),
+            control: Outlet::new(Queue::new(Lane::Control, bulk_queue_bytes)),
             line: Mutex::new(Line::default()),
             resolver: tokio::sync::Mutex::default(),
             awake: Notify::new(),
         }
     }
 
-    pub(super) fn queue(&self, lane: Lane) -> &Mutex<Queue> {
+    pub(super) fn outlet(&self, lane: Lane) -> &Outlet {
         match lane {
             Lane::Bulk => &self.bulk,
             Lane::Control => &self.control,
@@ -142,8 +137,8 @@ impl Peer {
 
     pub(super) fn status(&self) -> PeerStatus {
         let mut link = Link::default();
-        for queue in [&self.bulk, &self.control] {
-            let queue = lock(queue);
+        for outlet in [&self.bulk, &self.control] {
+            let queue = outlet.queue();
             let (waiting, taken) = queue.bytes();
             link.queued_bytes += waiting;
             link.sent_bytes += taken;
@@ -181,7 +176,7 @@ impl Peer {
         }
         debug!(logger, "no stream"; "peer" => self.id, "lane" => lane.name(), "reason" => &reason);
         if line.reported != Some(false) {
-            let dropped = lock(&self.bulk).dropped() + lock(&self.control).dropped();
+            let dropped = self.bulk.queue().dropped() + self.control.queue().dropped();
             let what =
                 if line.reported.is_some() { "peer disconnected" } else { "peer not reached" };
             line.reported = Some(false);
@@ -213,7 +208,7 @@ impl Dialler {
             awake.as_mut().enable();
             let started = Instant::now();
             let reason = self.attempt().await;
-            if lock(self.peer.queue(self.lane)).is_ending() {
+            if self.outlet().queue().is_ending() {
                 return;
             }
             // A stream that is accepted and breaks at once is a failure like any other.
@@ -255,17 +250,12 @@ impl Dialler {
     async fn serve_one_stream(&self, url: &str) -> String {
         let served = async {
             let stream = self.peer.connect(url, self.shared.settings.election_timeout).await?;
-            let body = Outgoing {
-                peer: Arc::clone(&self.peer),
-                lane: self.lane,
-                taken: Vec::new(),
-                buffer: BytesMut::new(),
-                logger: self.shared.logger.clone(),
-            };
+            let socket = Arc::new(stream);
             let path = format!("/raft/stream/{}", self.lane.name());
             let headers = self.shared.head(self.peer.id).to_headers()?;
-            let request = dial::request(Method::POST, url, &path, headers, body)?;
-            dial::converse(stream, |sender| self.exchange(sender, request, url)).await
+            let request = dial::request(Method::POST, url, &path, headers, Unwritten)?;
+            let head = HeadOnly::new(Arc::clone(&socket));
+            dial::converse(head, |sender| self.exchange(sender, request, socket, url)).await
         };
         match served.await {
             Ok(never) => match never {},
@@ -276,8 +266,9 @@ impl Dialler {
     /// States our head, judges the peer's, and watches over the open stream until it breaks.
     async fn exchange(
         &self,
-        mut sender: SendRequest<Outgoing>,
-        request: Request<Outgoing>,
+        mut sender: SendRequest<Unwritten>,
+        request: Request<Unwritten>,
+        socket: Arc<TcpStream>,
         url: &str,
     ) -> Result<Infallible, String> {
         let Shared { gate, .. } = &*self.shared;
@@ -293,9 +284,10 @@ impl Dialler {
             Err(_) => return Err(format!("no whole answer within {silence:?}")),
         };
         self.shared.met(&head);
-        let _open = OpenStream::new(self, url);
+        let _open = OpenStream::new(self, &socket, url);
         tokio::select! {
             broken = self.watch(&mut echo) => Err(broken),
+            broken = self.outlet().feed(&socket) => Err(format!("cannot write: {broken}")),
             rejected = gate.turns_against(&head) => Err(self.rejected(rejected)),
         }
     }
@@ -303,8 +295,8 @@ impl Dialler {
     /// Listens to the echo; says what became of the stream.
     async fn watch(&self, echo: &mut Incoming) -> String {
         let silence = self.shared.silence();
-        let queue = self.peer.queue(self.lane);
-        let (mut turns, mut moved) = (lock(queue).progress().0, Instant::now());
+        let outlet = self.outlet();
+        let (mut turns, mut moved) = (outlet.queue().progress().0, Instant::now());
         loop {
             match timeout(silence, echo.frame()).await {
                 Ok(Some(Ok(_))) => {}
@@ -312,13 +304,17 @@ impl Dialler {
                 Ok(None) => return "the peer ended the stream".into(),
                 Err(_) => return format!("the peer was silent for {silence:?}"),
             }
-            let (turns_now, waits) = lock(queue).progress();
+            let (turns_now, waits) = outlet.queue().progress();
             if turns_now != turns || !waits {
                 (turns, moved) = (turns_now, Instant::now());
             } else if moved.elapsed() > self.stall() {
                 return format!("nothing could be written for {:?}", self.stall());
             }
         }
+    }
+
+    fn outlet(&self) -> &Outlet {
+        self.peer.outlet(self.lane)
     }
 
     /// How long frames may wait for a stream that takes none. A bulk stream may rightly stand
@@ -349,8 +345,8 @@ struct OpenStream<'a> {
 }
 
 impl<'a> OpenStream<'a> {
-    fn new(dialler: &'a Dialler, url: &str) -> Self {
-        lock(dialler.peer.queue(dialler.lane)).open();
+    fn new(dialler: &'a Dialler, socket: &Arc<TcpStream>, url: &str) -> Self {
+        dialler.outlet().open(socket, &dialler.shared.logger);
         dialler.peer.opened(dialler.lane, url, &dialler.shared.logger);
         Self { dialler }
     }
@@ -359,48 +355,12 @@ impl<'a> OpenStream<'a> {
 impl Drop for OpenStream<'_> {
     fn drop(&mut self) {
         let Dialler { peer, lane, shared, .. } = self.dialler;
-        let unsent = lock(peer.queue(*lane)).close();
+        let unsent = peer.outlet(*lane).close();
         if *lane == Lane::Bulk {
             shared.tell(Inbound::Unreachable { peer: peer.id });
         }
         for attempt in unsent {
             shared.tell(Inbound::Unsent { attempt });
-        }
-    }
-}
-
-/// The request's body: whatever waits, as one chunk, whenever the connection can take it.
-struct Outgoing {
-    peer: Arc<Peer>,
-    lane: Lane,
-    taken: Vec<Queued>,
-    buffer: BytesMut,
-    logger: slog::Logger,
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
-        let Self { peer, lane, taken, buffer, logger } = self.get_mut();
-        loop {
-            match lock(peer.queue(*lane)).take(CHUNK, taken, context.waker()) {
-                Taken::Some => {}
-                Taken::Nothing => return Poll::Pending,
-                Taken::End => return Poll::Ready(None),
-            }
-            for Queued { frame, len } in taken.drain(..) {
-                if let Err(error) = frame.encode(len, buffer) {
-                    slog::error!(logger, "frame not sent"; "peer" => peer.id, "error" => %error);
-                }
-            }
-            if !buffer.is_empty() {
-                return Poll::Ready(Some(Ok(BodyFrame::data(buffer.split().freeze()))));
-            }
         }
     }
 }

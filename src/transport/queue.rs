@@ -7,10 +7,8 @@
 //! - Q1 Frames and bytes are bounded; a frame that does not fit is never half-accepted.
 //! - Q2 The queued appends continue each other: one term, no gap.
 //! - Q3 Every Forward is either taken by the stream or given back as unsent, once.
-//! - Q4 At most one wake-up is on its way: the waker is taken when it is used.
 
 use std::collections::VecDeque;
-use std::task::Waker;
 
 use raft::eraftpb::MessageType;
 
@@ -67,8 +65,8 @@ pub(super) struct Queued {
 /// What a push leads to, to be done when the queue's lock is released.
 #[derive(Debug, Default)]
 pub(super) struct Pushed {
-    /// The stream slept: wake it.
-    pub(super) wake: Option<Waker>,
+    /// The frame was accepted; with it, so many bytes wait.
+    pub(super) waits: Option<usize>,
     /// Appends were lost: tell raft.
     pub(super) unreachable: bool,
     /// The pushed Forward was not accepted.
@@ -97,7 +95,6 @@ pub(super) struct Queue {
     appends: usize,
     /// Term and last index of the last queued append.
     last_append: Option<(u64, u64)>,
-    waker: Option<Waker>,
     /// How often the stream has taken something.
     turns: u64,
     taken_bytes: u64,
@@ -125,7 +122,6 @@ impl Queue {
             bytes: 0,
             appends: 0,
             last_append: None,
-            waker: None,
             turns: 0,
             taken_bytes: 0,
             dropped: 0,
@@ -136,7 +132,7 @@ impl Queue {
     pub(super) fn push(&mut self, frame: Frame) -> Pushed {
         let append = append_range(&frame);
         let unsent = frame.attempt();
-        let refused = |unreachable| Pushed { wake: None, unreachable, unsent };
+        let refused = |unreachable| Pushed { waits: None, unreachable, unsent };
         let len = frame.payload_len();
         if !self.open || self.ending {
             self.dropped += 1;
@@ -169,18 +165,13 @@ impl Queue {
         }
         self.bytes += len;
         self.frames.push_back(Queued { frame, len });
-        Pushed { wake: self.waker.take(), ..Pushed::default() }
+        Pushed { waits: Some(self.bytes), ..Pushed::default() }
     }
 
-    /// Moves frames of about `budget` bytes, at least one, to the stream. Leaves its waker when
-    /// there is nothing.
-    pub(super) fn take(&mut self, budget: usize, out: &mut Vec<Queued>, waker: &Waker) -> Taken {
+    /// Moves frames of about `budget` bytes, at least one, to the stream.
+    pub(super) fn take(&mut self, budget: usize, out: &mut Vec<Queued>) -> Taken {
         if self.frames.is_empty() {
-            if self.open && self.ending {
-                return Taken::End;
-            }
-            self.waker = Some(waker.clone());
-            return Taken::Nothing;
+            return if self.open && self.ending { Taken::End } else { Taken::Nothing };
         }
         let mut taken = 0;
         while let Some(next) = self.frames.front()
@@ -211,7 +202,6 @@ impl Queue {
     /// The stream is gone, and with it all that waited; the Forwards among that were never sent.
     pub(super) fn close(&mut self) -> Vec<Attempt> {
         self.open = false;
-        self.waker = None;
         self.dropped += self.frames.len() as u64;
         (self.bytes, self.appends, self.last_append) = (0, 0, None);
         let unsent = |queued: Queued| queued.frame.attempt();
@@ -220,9 +210,9 @@ impl Queue {
     }
 
     /// Lets the stream end once everything that waits now has left. Whether there is a stream.
-    pub(super) fn end(&mut self) -> (bool, Option<Waker>) {
+    pub(super) fn end(&mut self) -> bool {
         self.ending = true;
-        (self.open, self.waker.take())
+        self.open
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -266,10 +256,6 @@ fn append_range(frame: &Frame) -> Option<(u64, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::task::Wake;
-
     use bytes::Bytes;
     use raft::eraftpb::{Entry, Message};
 
@@ -307,7 +293,7 @@ mod tests {
 
     fn taken(queue: &mut Queue) -> Vec<Frame> {
         let mut out = Vec::new();
-        while queue.take(usize::MAX, &mut out, Waker::noop()) == Taken::Some {}
+        while queue.take(usize::MAX, &mut out) == Taken::Some {}
         out.into_iter().map(|queued| queued.frame).collect()
     }
 
@@ -347,7 +333,7 @@ mod tests {
         queue.push(append(5, 10, 3));
         queue.push(append(5, 13, 1));
         let mut out = Vec::new();
-        queue.take(1, &mut out, Waker::noop());
+        queue.take(1, &mut out);
         assert_eq!((out.len(), queue.last_append), (1, Some((5, 14))));
         queue.push(append(5, 14, 0));
         assert_eq!(taken(&mut queue), [append(5, 13, 1), append(5, 14, 0)]);
@@ -429,41 +415,15 @@ mod tests {
         assert_eq!(taken(&mut queue).len(), 1);
     }
 
-    /// A wake-up is a system call: a burst may cost one (Q4).
-    #[test]
-    fn a_burst_wakes_its_stream_once() {
-        struct Count(AtomicU64);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let count = Arc::new(Count(AtomicU64::new(0)));
-        let waker = Waker::from(Arc::clone(&count));
-        let mut queue = open(Lane::Bulk);
-        for round in 1..=3 {
-            let mut out = Vec::new();
-            assert_eq!(queue.take(usize::MAX, &mut out, &waker), Taken::Nothing);
-            for sequence in 0..100 {
-                if let Some(waker) = queue.push(forward(sequence, 1)).wake {
-                    waker.wake();
-                }
-            }
-            assert_eq!(count.0.load(Ordering::Relaxed), round);
-            assert_eq!(queue.take(usize::MAX, &mut out, &waker), Taken::Some);
-            assert_eq!(out.len(), 100);
-        }
-    }
-
     /// A stopping node says its last words before the stream ends.
     #[test]
     fn an_ending_queue_ends_after_what_waits() {
         let mut queue = open(Lane::Control);
         queue.push(forward(1, 1));
-        assert!(queue.end().0);
+        assert!(queue.end());
         assert_eq!(queue.push(forward(2, 1)).unsent.map(|a| a.key), Some(key(2)));
         let mut out = Vec::new();
-        assert_eq!(queue.take(1, &mut out, Waker::noop()), Taken::Some);
-        assert_eq!(queue.take(1, &mut out, Waker::noop()), Taken::End);
+        assert_eq!(queue.take(1, &mut out), Taken::Some);
+        assert_eq!(queue.take(1, &mut out), Taken::End);
     }
 }

@@ -10,15 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
 use super::call::{CallReply, CallResult};
-use super::frame::{Decoder, Frame};
+use super::frame::{Decoder, Encoded, Frame};
 use super::gate::{Gate, Rejected};
 use super::head::{Head, HeadRefusal};
 use super::queue::{Lane, Queue, Queued, Taken};
@@ -364,12 +363,12 @@ impl Stepped {
             return None;
         }
         let mut taken: Vec<Queued> = Vec::new();
-        if line.queue.take(budget, &mut taken, Waker::noop()) != Taken::Some {
+        if line.queue.take(budget, &mut taken) != Taken::Some {
             return Some(Vec::new());
         }
         let encode = |Queued { frame, len }: Queued| {
-            let mut buffer = BytesMut::new();
-            frame.encode(len, &mut buffer).ok().map(|()| buffer.freeze())
+            let mut encoded = Encoded::default();
+            frame.encode(len, &mut encoded).ok().map(|()| encoded.into_bytes())
         };
         Some(taken.into_iter().filter_map(encode).collect())
     }
@@ -495,9 +494,9 @@ pub(crate) fn chunk(message: Message) -> Option<Bytes> {
 
 /// A frame as a stream carries it.
 pub(crate) fn encode(frame: &Frame) -> Option<Bytes> {
-    let mut buffer = BytesMut::new();
-    frame.encode(frame.payload_len(), &mut buffer).ok()?;
-    Some(buffer.freeze())
+    let mut encoded = Encoded::default();
+    frame.encode(frame.payload_len(), &mut encoded).ok()?;
+    Some(encoded.into_bytes())
 }
 
 /// Decodes the frames of a chunk; gives how many entries they bring.

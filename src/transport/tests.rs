@@ -11,13 +11,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
 use wal::fs::MemFs;
 
 use self::snapshots::TestSinks;
-use super::frame::{Decoder, MAX_PAYLOAD};
+use super::frame::{Decoder, Encoded, MAX_PAYLOAD};
 use super::*;
 use crate::key::{Attempt, Key};
 
@@ -182,9 +182,9 @@ fn forward(sequence: u64, size: usize) -> Frame {
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
-    let mut buffer = BytesMut::new();
-    frame.encode(frame.payload_len(), &mut buffer).unwrap();
-    buffer.to_vec()
+    let mut encoded = Encoded::default();
+    frame.encode(frame.payload_len(), &mut encoded).unwrap();
+    encoded.into_bytes().into()
 }
 
 fn commit(frame: &Frame) -> u64 {

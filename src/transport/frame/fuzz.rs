@@ -42,11 +42,11 @@ fn frame(rng: &mut Rng) -> Frame {
 }
 
 fn encoded(frames: &[Frame]) -> Vec<u8> {
-    let mut buffer = BytesMut::new();
+    let mut encoded = Encoded::default();
     for frame in frames {
-        frame.encode(frame.payload_len(), &mut buffer).expect("protobuf takes what was made up");
+        frame.encode(frame.payload_len(), &mut encoded).expect("protobuf takes what was made up");
     }
-    buffer.to_vec()
+    encoded.into_bytes().into()
 }
 
 /// Everything that keeps memory alive in a frame.
