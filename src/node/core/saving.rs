@@ -65,6 +65,11 @@ impl Core {
         self.saving.under_way.is_some()
     }
 
+    pub(super) fn patience(&self) -> Duration {
+        static X: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("RAFT_X").ok().and_then(|x| x.parse().ok()).unwrap_or(0));
+        if self.saving.is_slow() { self.saving.last_sync * *X / 16 } else { PATIENCE }
+    }
+
     /// Whether this disk is taken for slow: then nothing is to be waited for while it is idle.
     pub(super) fn has_slow_disk(&self) -> bool {
         self.saving.is_slow()
