@@ -29,6 +29,8 @@
 //! know it, and is passed over by the others. It cannot be keyed, since its answer is not the same
 //! everywhere.
 
+use std::mem;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use raftnode::MAX_ENTRY_BYTES;
 
@@ -421,6 +423,24 @@ impl Envelope {
 }
 
 impl Command {
+    /// The same command with each value that it may put changed to what `map` makes of it.
+    #[must_use]
+    pub fn map_values(mut self, mut map: impl FnMut(Bytes) -> Bytes) -> Self {
+        let mut change = |value: &mut Bytes| *value = map(mem::take(value));
+        match &mut self {
+            Command::Put { value, .. } => change(value),
+            Command::Txn(txn) => {
+                for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+                    if let Op::Put { value, .. } = op {
+                        change(value);
+                    }
+                }
+            }
+            Command::Delete { .. } | Command::Ignorable(_) => {}
+        }
+        self
+    }
+
     fn decode(op: u8, mut reader: Reader) -> Result<Self, DecodeError> {
         let command = match op {
             PUT | CAS_PUT => {

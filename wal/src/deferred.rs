@@ -28,6 +28,16 @@ use crate::{
 /// or its syncs if another thread does it; filling a MiB now and then does not.
 pub(crate) const FILL_BYTES: u64 = 1 << 20;
 
+/// From this size on a batch is large: it goes into unwritten space as it is, because as many zeros
+/// take longer to write than the journal does, and what large batches wrote leaves the cache again.
+pub(crate) const LARGE_BYTES: u64 = 64 << 10;
+
+/// How much of what large batches wrote last stays in the cache, and at most twice as much.
+///
+/// What lies further back is read by a start and by members that are far behind. If it stayed, the
+/// system would write every batch through memory that is new to it.
+pub(crate) const CACHED_BYTES: u64 = 8 << 20;
+
 /// Segments that the log has forgotten and the disk still holds.
 ///
 /// Only one of a log may be run at a time. Dropping it is harmless: the segments are found again
