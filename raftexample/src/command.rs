@@ -29,8 +29,6 @@
 //! know it, and is passed over by the others. It cannot be keyed, since its answer is not the same
 //! everywhere.
 
-use std::mem;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use raftnode::MAX_ENTRY_BYTES;
 
@@ -425,8 +423,8 @@ impl Envelope {
 impl Command {
     /// The same command with each value that it may put changed to what `map` makes of it.
     #[must_use]
-    pub fn map_values(mut self, mut map: impl FnMut(Bytes) -> Bytes) -> Self {
-        let mut change = |value: &mut Bytes| *value = map(mem::take(value));
+    pub fn map_values(mut self, map: impl Fn(&Bytes) -> Bytes) -> Self {
+        let change = |value: &mut Bytes| *value = map(value);
         match &mut self {
             Command::Put { value, .. } => change(value),
             Command::Txn(txn) => {

@@ -21,7 +21,7 @@ use crate::{
     segment::{self, Blank},
 };
 
-/// How far ahead of the log zeros are written.
+/// How far ahead of the log zeros are written, unless batches are large.
 ///
 /// A sync into space that is allocated but unwritten also journals that the space is written now:
 /// on ext4 it takes up to twice as long. Filling a whole segment at once would stall the caller,
@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const FILL_BYTES: u64 = 1 << 20;
 
 /// From this size on a batch is large: it goes into unwritten space as it is, because as many zeros
-/// take longer to write than the journal does, and what large batches wrote leaves the cache again.
+/// cost more to write than they save, and what large batches wrote leaves the cache again.
 pub(crate) const LARGE_BYTES: u64 = 64 << 10;
 
 /// How much of what large batches wrote last stays in the cache, and at most twice as much.

@@ -165,8 +165,8 @@ impl Stage<'_> {
 }
 
 /// A value in memory of its own: a slice would keep the whole buffer that the entry came in.
-fn kept(value: Bytes) -> Bytes {
-    Bytes::copy_from_slice(&value)
+fn kept(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
 }
 
 impl StateMachine for KvStore {
