@@ -421,6 +421,24 @@ impl Envelope {
 }
 
 impl Command {
+    /// The same command with each value that it may put changed to what `map` makes of it.
+    #[must_use]
+    pub fn map_values(mut self, map: impl Fn(&Bytes) -> Bytes) -> Self {
+        let change = |value: &mut Bytes| *value = map(value);
+        match &mut self {
+            Command::Put { value, .. } => change(value),
+            Command::Txn(txn) => {
+                for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+                    if let Op::Put { value, .. } = op {
+                        change(value);
+                    }
+                }
+            }
+            Command::Delete { .. } | Command::Ignorable(_) => {}
+        }
+        self
+    }
+
     fn decode(op: u8, mut reader: Reader) -> Result<Self, DecodeError> {
         let command = match op {
             PUT | CAS_PUT => {

@@ -21,12 +21,22 @@ use crate::{
     segment::{self, Blank},
 };
 
-/// How far ahead of the log zeros are written.
+/// How far ahead of the log zeros are written, unless batches are large.
 ///
 /// A sync into space that is allocated but unwritten also journals that the space is written now:
 /// on ext4 it takes up to twice as long. Filling a whole segment at once would stall the caller,
 /// or its syncs if another thread does it; filling a MiB now and then does not.
 pub(crate) const FILL_BYTES: u64 = 1 << 20;
+
+/// From this size on a batch is large: it goes into unwritten space as it is, because as many zeros
+/// cost more to write than they save, and what large batches wrote leaves the cache again.
+pub(crate) const LARGE_BYTES: u64 = 64 << 10;
+
+/// How much of what large batches wrote last stays in the cache, and at most twice as much.
+///
+/// What lies further back is read by a start and by members that are far behind. If it stayed, the
+/// system would write every batch through memory that is new to it.
+pub(crate) const CACHED_BYTES: u64 = 8 << 20;
 
 /// Segments that the log has forgotten and the disk still holds.
 ///

@@ -61,8 +61,8 @@ impl File for FrugalFile {
         self.0.allocate(size)
     }
 
-    fn forget_cache(&self) -> io::Result<()> {
-        self.0.forget_cache()
+    fn forget_cache_before(&self, end: u64) -> io::Result<()> {
+        self.0.forget_cache_before(end)
     }
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use crate::{
     defects::{Defect, has},
-    deferred::{Doomed, FILL_BYTES, Preparation, Prepared, Slot},
+    deferred::{CACHED_BYTES, Doomed, FILL_BYTES, LARGE_BYTES, Preparation, Prepared, Slot},
     error::{Context, Error, Foreign, Result},
     fs::{Fs, SECTOR, parent},
     index::{Breach, LogIndex, MAX_NUMBER, Place, SPAN_BYTES, Span},
@@ -88,6 +88,8 @@ pub struct Wal {
     head_end: u64,
     /// How far zeros or frames have been written into the newest segment.
     filled: u64,
+    /// How far the newest segment has been left to the disk alone.
+    forgotten: u64,
     /// What the next segment will be made of.
     prepared: Option<Prepared>,
     /// Shared while a preparation is under way or waits to be used.
@@ -171,6 +173,7 @@ impl Wal {
             end,
             head_end,
             filled,
+            forgotten: 0,
             prepared: None,
             slot: Slot::default(),
             asked: 0,
@@ -532,7 +535,13 @@ impl Wal {
         let End { offset, sequence, previous } = self.end;
         let (frame, bytes) = batch.finish(Kind::Batch, sequence, previous, segment.seed);
         let end = offset + frame.frame_len();
-        if end > self.filled {
+        let is_large = frame.frame_len() >= LARGE_BYTES;
+        if is_large && offset - self.forgotten >= 2 * CACHED_BYTES {
+            self.forgotten = offset - CACHED_BYTES;
+            // Only a hint.
+            segment.file.forget_cache_before(self.forgotten).ok();
+        }
+        if end > self.filled && !is_large {
             // The sync below covers these zeros, which mean what unwritten space means.
             let until = self.options.segment_bytes.min(end + FILL_BYTES).max(end);
             write_zeros(&*segment.file, end, until).context("write", &segment.path)?;
@@ -577,6 +586,10 @@ impl Wal {
         // Replay takes a seal as proof that the next segment was there, and a batch in the next
         // segment as proof of the seal: so the seal is durable after the one and before the other.
         seal(old, self.end)?;
+        if std::mem::take(&mut self.forgotten) > 0 {
+            // Only a hint.
+            old.file.forget_cache().ok();
+        }
         self.segments.push(segment);
         self.end = end;
         self.head_end = end.offset;

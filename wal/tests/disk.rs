@@ -45,6 +45,23 @@ fn live(steps: Vec<Step>) {
     assert!(matches!(again, Err(Error::Io { .. })), "a log is not created over another");
 }
 
+/// The cache may be told to forget any of a file, which holds the same afterwards, synced or not.
+#[test]
+fn a_forgotten_cache_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = DiskFs.create_new(&dir.path().join("file")).unwrap();
+    let written: Vec<u8> = (0..40_000_u32).map(|at| (at / 100) as u8).collect();
+    file.write_all_at(0, &written[..30_000]).unwrap();
+    file.sync_data().unwrap();
+    file.write_all_at(30_000, &written[30_000..]).unwrap();
+    for end in [0, 1, 512, 8192, 30_000, 40_000, 1 << 40, i64::MAX as u64, u64::MAX] {
+        file.forget_cache_before(end).unwrap();
+        let mut read = vec![0; 50_000];
+        assert_eq!(file.read_full_at(0, &mut read).unwrap(), written.len());
+        assert!(read[..written.len()] == written, "before {end}");
+    }
+}
+
 /// Both file systems answer alike to those who write whole files and take locks.
 #[test]
 fn whole_files_and_locks() {

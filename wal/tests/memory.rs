@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{DIR, Hands, Model, create, deferred, open};
-use wal::fs::{Access, Fs, Loss, MemFs};
+use wal::fs::{Access, Fault, Fs, Loss, MemFs, Op};
 
 fn both() -> [MemFs; 2] {
     [MemFs::new(), MemFs::volatile()]
@@ -38,6 +38,29 @@ fn a_file_takes_what_was_written_into_it() {
         assert_eq!(file.read_full_at(0, &mut bytes).unwrap(), 7000);
         assert_eq!((bytes[1099], bytes[1100], bytes[6999]), (10, 0, 0));
     }
+}
+
+/// What a failed sync has marked clean is read from the disk again where the cache was told to forget
+/// it, and only there.
+#[test]
+fn a_cache_forgets_as_far_as_it_is_told() {
+    let fs = MemFs::new();
+    let file = fs.create_new(Path::new("/file")).unwrap();
+    file.write_all_at(0, &[1; 3 * 512]).unwrap();
+    file.sync_all().unwrap();
+    file.write_all_at(0, &[2; 3 * 512]).unwrap();
+    fs.inject(Op::Sync, 0, Fault::Error(5));
+    file.sync_data().unwrap_err();
+    let read = || {
+        let mut bytes = [0; 3 * 512];
+        file.read_full_at(0, &mut bytes).unwrap();
+        [bytes[0], bytes[512], bytes[1024]]
+    };
+    assert_eq!(read(), [2, 2, 2]);
+    file.forget_cache_before(2 * 512).unwrap();
+    assert_eq!(read(), [1, 1, 2]);
+    file.forget_cache().unwrap();
+    assert_eq!(read(), [1, 1, 1]);
 }
 
 /// A removed file is there for whoever has it open, and its memory is free once nobody does and,

@@ -47,6 +47,8 @@ impl KvStore {
 
     /// Carries the command out, at once as far as readers can tell (K6).
     fn execute(&mut self, command: Command, index: u64, term: u64) -> Response {
+        // Before the lock: nobody who reads waits for a large value to be copied.
+        let command = command.map_values(kept);
         let Self { shown, restored, recorder, .. } = self;
         let mut guard;
         let version = match restored {
@@ -69,7 +71,7 @@ impl Stage<'_> {
                 if let Some(mismatch) = self.mismatch(&key, cas) {
                     return mismatch;
                 }
-                let changed = self.put(&key, &value);
+                let changed = self.put(&key, value);
                 self.record(Arc::new([changed]));
                 Response::Put
             }
@@ -100,7 +102,7 @@ impl Stage<'_> {
         for op in ops {
             results.push(match op {
                 Op::Put { key, value } => {
-                    changes.push(self.put(key, value));
+                    changes.push(self.put(key, value.clone()));
                     TxnResult::Put
                 }
                 Op::Delete { key } => {
@@ -143,10 +145,9 @@ impl Stage<'_> {
         (mod_index != wanted).then_some(Response::CasMismatch { mod_index })
     }
 
-    /// Copies what it keeps: a slice would keep the whole buffer that the entry came in.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Changed {
+    /// Keeps the value as it is.
+    fn put(&mut self, key: &[u8], bytes: Bytes) -> Changed {
         let key = Key::from(key);
-        let bytes = Bytes::copy_from_slice(value);
         let value = Arc::new(Value { bytes, mod_index: self.index });
         self.version.map.insert(key.clone(), Arc::clone(&value));
         Changed { key, value: Some(value) }
@@ -161,6 +162,11 @@ impl Stage<'_> {
     fn record(&mut self, changes: Arc<[Changed]>) {
         self.recorder.record(Event { index: self.index, term: self.term, changes });
     }
+}
+
+/// A value in memory of its own: a slice would keep the whole buffer that the entry came in.
+fn kept(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
 }
 
 impl StateMachine for KvStore {

@@ -178,6 +178,27 @@ fn a_txn_is_one_change() {
     assert_eq!(stepped.all(), owned(&[("b", "2", 3)]));
 }
 
+/// What is kept is no part of the entry, whose buffer would stay with it.
+#[test]
+fn values_have_memory_of_their_own() {
+    let set = |key: &'static str| Op::Put { key: key.into(), value: "a value".into() };
+    let compare = |test| vec![Compare { key: "none".into(), test }];
+    let (then, otherwise) = (vec![set("a"), set("b")], vec![set("a"), set("b")]);
+    let absent = Txn { compare: compare(Test::Absent), then, ..Txn::default() };
+    let present = Txn { compare: compare(Test::ModIndex(7)), otherwise, ..Txn::default() };
+    for command in [put("a", "a value", None), Command::Txn(absent), Command::Txn(present)] {
+        let mut stepped = Stepped::new();
+        let entry = encode(&Envelope { keyed: None, command });
+        stepped.apply(&entry);
+        let map = stepped.store.load().map;
+        assert!(!map.is_empty());
+        for value in map.values() {
+            assert_eq!(value.bytes, "a value");
+            assert!(!entry.as_ptr_range().contains(&value.bytes.as_ptr()));
+        }
+    }
+}
+
 /// K6: what its gets find is bounded, and a txn that finds more leaves no trace.
 #[test]
 fn a_txn_that_finds_too_much_changes_nothing() {

@@ -91,7 +91,7 @@ impl File for UnsyncedFile {
         self.0.allocate(size)
     }
 
-    fn forget_cache(&self) -> io::Result<()> {
-        self.0.forget_cache()
+    fn forget_cache_before(&self, end: u64) -> io::Result<()> {
+        self.0.forget_cache_before(end)
     }
 }

@@ -281,7 +281,7 @@ impl File for Handle {
         self.change(|id, old| (size > old).then_some(Op::Resize { id, size }))
     }
 
-    fn forget_cache(&self) -> io::Result<()> {
+    fn forget_cache_before(&self, _end: u64) -> io::Result<()> {
         Ok(())
     }
 }

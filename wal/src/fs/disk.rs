@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, OpenOptions, TryLockError},
     io,
+    num::NonZeroU64,
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -156,12 +157,15 @@ impl File for DiskFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn forget_cache(&self) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
+    fn forget_cache_before(&self, end: u64) -> io::Result<()> {
+        let Some(length) = NonZeroU64::new(end) else { return Ok(()) };
+        // Without a length it is all that there is, and a length is a signed number to the system.
+        let length = Some(length).filter(|_| i64::try_from(end).is_ok());
+        Ok(rustix::fs::fadvise(&self.0, 0, length, rustix::fs::Advice::DontNeed)?)
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn forget_cache(&self) -> io::Result<()> {
+    fn forget_cache_before(&self, _end: u64) -> io::Result<()> {
         Ok(())
     }
 }

@@ -412,8 +412,8 @@ impl File for Handle {
         self.change(Op::Allocate, |file| file.resize(file.size.max(size)))
     }
 
-    fn forget_cache(&self) -> io::Result<()> {
-        self.fs.state().file(self.id)?.forget();
+    fn forget_cache_before(&self, end: u64) -> io::Result<()> {
+        self.fs.state().file(self.id)?.forget(end);
         Ok(())
     }
 }
@@ -693,8 +693,9 @@ impl MemFile {
         self.size = self.durable_size;
     }
 
-    fn forget(&mut self) {
-        for at in std::mem::take(&mut self.stale) {
+    fn forget(&mut self, end: u64) {
+        let kept = self.stale.split_off(&end.div_ceil(SECTOR));
+        for at in std::mem::replace(&mut self.stale, kept) {
             copy(&self.durable, &mut self.live, at);
         }
     }

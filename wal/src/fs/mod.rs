@@ -96,7 +96,12 @@ pub trait File: Send + Sync {
     fn allocate(&self, size: u64) -> io::Result<()>;
 
     /// Asks that the next read come from the disk. Bytes not yet written are unaffected.
-    fn forget_cache(&self) -> io::Result<()>;
+    fn forget_cache(&self) -> io::Result<()> {
+        self.forget_cache_before(u64::MAX)
+    }
+
+    /// As [`forget_cache`](Self::forget_cache), of the bytes before `end` only.
+    fn forget_cache_before(&self, end: u64) -> io::Result<()>;
 
     /// Reads until `bytes` is full or the file ends, and returns how much was read.
     fn read_full_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {

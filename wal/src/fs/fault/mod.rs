@@ -265,7 +265,7 @@ impl File for FaultFile {
         self.inner.allocate(size)
     }
 
-    fn forget_cache(&self) -> io::Result<()> {
-        self.inner.forget_cache()
+    fn forget_cache_before(&self, end: u64) -> io::Result<()> {
+        self.inner.forget_cache_before(end)
     }
 }
