@@ -392,6 +392,11 @@ impl Core {
         self.reads.push(request);
     }
 
+    /// Whether reads that come now have to wait for the end of a round.
+    pub(crate) fn has_round(&self) -> bool {
+        self.reads.has_round()
+    }
+
     /// Takes what a peer sent.
     ///
     /// # Errors
