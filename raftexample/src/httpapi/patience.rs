@@ -440,7 +440,8 @@ mod tests {
                 drop(seat.place().work());
                 answered = Instant::now();
                 server.flush().await.unwrap();
-                let silence = tokio::time::timeout(idle_timeout / 8, server.read(&mut [0]));
+                let mut buffer = [0];
+                let silence = tokio::time::timeout(idle_timeout / 8, server.read(&mut buffer));
                 assert!(silence.await.is_err(), "it may be silent for longer");
             }
             let error = server.read(&mut [0]).await.unwrap_err();

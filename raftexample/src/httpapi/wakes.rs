@@ -3,7 +3,9 @@
 //! The node answers all reads of a round, and all writes of a batch, one after the other, on threads
 //! of its own. Told one by one, the port's runtime would be woken by a write to its event descriptor for
 //! each of them, which costs more than all else that the answer takes there. Here the first wake of
-//! several sends for a task of the port's own, and that wakes the rest from within the runtime.
+//! several sends for a task of the port's own, and that wakes the rest from within the runtime. Having
+//! done so it lets the others run and looks again before it sleeps: whoever answers goes on meanwhile,
+//! and would send for it once more with each of his answers.
 //!
 //! Refuses to put off what happens on the port's own thread: that is woken as always.
 //!
@@ -48,18 +50,16 @@ impl Wakes {
     pub(super) async fn deliver(&self) {
         let mut waking = Vec::new();
         std::future::poll_fn(|context| {
-            loop {
-                let mut inner = self.inner();
-                if inner.waiting.is_empty() {
-                    // What it had room for stays for the next ones.
-                    inner.waiting = std::mem::take(&mut waking);
-                    inner.deliverer = Some(context.waker().clone());
-                    return Poll::Pending;
-                }
+            let mut inner = self.inner();
+            if inner.waiting.is_empty() {
+                inner.deliverer = Some(context.waker().clone());
+            } else {
                 std::mem::swap(&mut inner.waiting, &mut waking);
                 drop(inner);
                 waking.drain(..).for_each(Waker::wake);
+                context.waker().wake_by_ref();
             }
+            Poll::Pending
         })
         .await
     }
@@ -199,15 +199,25 @@ mod tests {
 
         let tasks: [Arc<Count>; 5] = Default::default();
         let wakers = tasks.each_ref().map(|task| relayed(&wakes, task));
-        for round in 1..=3 {
-            let wakers = wakers.clone();
+        let from_elsewhere = |wakers: &[Waker]| {
+            let wakers = wakers.to_vec();
             std::thread::spawn(move || wakers.into_iter().for_each(Waker::wake)).join().unwrap();
-            assert_eq!(deliverer.get(), round, "one for all");
+        };
+        for round in 1..=3 {
+            from_elsewhere(&wakers);
+            assert_eq!(deliverer.get(), 3 * round - 2, "it is sent for once");
             assert!(delivery.as_mut().poll(&mut context).is_pending());
-            assert!(tasks.iter().all(|task| task.get() == round));
+            assert!(tasks.iter().all(|task| task.get() == 2 * round - 1));
+            assert_eq!(deliverer.get(), 3 * round - 1, "it looks again by itself");
+            from_elsewhere(&wakers);
+            assert_eq!(deliverer.get(), 3 * round - 1, "nor is it sent for before it has");
+            assert!(delivery.as_mut().poll(&mut context).is_pending());
+            assert!(tasks.iter().all(|task| task.get() == 2 * round));
+            assert_eq!(deliverer.get(), 3 * round);
+            assert!(delivery.as_mut().poll(&mut context).is_pending());
         }
         wakers[0].wake_by_ref();
-        assert_eq!((tasks[0].get(), deliverer.get()), (4, 3), "nobody is sent for");
+        assert_eq!((tasks[0].get(), deliverer.get()), (7, 9), "nobody is sent for");
     }
 
     /// What is added while the list is being emptied is passed on too.
