@@ -60,6 +60,8 @@ use crate::status::{Shared, Status};
 #[derive(Debug, Clone)]
 pub struct Handle {
     requests: Sender<Request>,
+    /// For what needs a round: the loop looks at it when it can begin one.
+    reads: Sender<Request>,
     shared: Arc<Shared>,
     admission: Arc<Admission>,
 }
@@ -78,7 +80,12 @@ impl Handle {
         let sampled = AtomicU64::new(0);
         let admission = Admission { limits, shared: Arc::clone(&shared), metrics, sampled };
         let admission = Arc::new(admission);
-        Self { requests, shared, admission }
+        Self { reads: requests.clone(), requests, shared, admission }
+    }
+
+    /// Those with a way of their own for what needs a round.
+    pub(crate) fn with_reads(self, reads: Sender<Request>) -> Self {
+        Self { reads, ..self }
     }
 
     /// Offers a command to the log; any member takes it. The answer comes by `deadline` plus the
@@ -328,7 +335,11 @@ impl Handle {
         let (request, refusal) = if self.shared.shutdown_requested() {
             (request, Refusal::ShuttingDown)
         } else {
-            match self.requests.try_send(request) {
+            let way = match &request {
+                Request::Read(read) if read.needs_round() => &self.reads,
+                _ => &self.requests,
+            };
+            match way.try_send(request) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(request)) => (request, Refusal::Overloaded),
                 Err(TrySendError::Disconnected(request)) => (request, Refusal::ShuttingDown),
@@ -344,5 +355,33 @@ impl Handle {
             | Request::Shutdown => {}
         }
         Err(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What needs a round goes where the loop need not look while one is under way; what can be
+    /// answered without one must not wait there.
+    #[test]
+    fn what_needs_a_round_goes_its_own_way() {
+        let limits = Limits { max_pending: 10, max_pending_bytes: 1000, max_entry_bytes: 100 };
+        let shared = Arc::new(Shared::new(Status::default()));
+        let ((requests_tx, requests), (reads_tx, reads)) = (super::requests(), super::requests());
+        let handle = Handle::new(requests_tx, shared, limits).with_reads(reads_tx);
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        let linearizable = handle.read(Consistency::Linearizable, 0, deadline);
+        let verified = handle.verify_leader(deadline);
+        assert_eq!((requests.len(), reads.len()), (0, 2));
+        let leader = handle.read(Consistency::Leader, 0, deadline);
+        let stale = handle.read(Consistency::Stale, 0, deadline);
+        let proposed = handle.propose(Bytes::from_static(b"x"), deadline);
+        assert_eq!((requests.len(), reads.len()), (3, 2));
+        drop((linearizable, verified, leader, stale, proposed));
+        // Whoever waits hears of the loop's end by its own way too.
+        let mut last = handle.read(Consistency::Linearizable, 0, deadline).expect("it is taken");
+        drop(reads);
+        assert_eq!(last.try_wait(), Some(Read::Refused(Refusal::ShuttingDown)));
     }
 }

@@ -394,6 +394,11 @@ impl Core {
         self.reads.push(request);
     }
 
+    /// Whether reads that come now have to wait for the end of a round.
+    pub(crate) fn has_round(&self) -> bool {
+        self.reads.has_round()
+    }
+
     /// Takes what a peer sent.
     ///
     /// # Errors
@@ -740,7 +745,8 @@ impl Core {
                 ready.hs().is_some_and(|hard| self.raw.store().decides_change(hard.commit));
             let waits = votes && !has(Defect::EarlyVote) || decides && !has(Defect::EarlyDecision);
             let mut messages = ready.take_messages();
-            if !waits {
+            let elsewhere = !waits && self.saves_elsewhere(ready.entries());
+            if !waits && !elsewhere {
                 self.send_all(std::mem::take(&mut messages), send);
             }
             if has(Defect::EarlySend) {
@@ -748,7 +754,7 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
-                if !waits && self.saves_elsewhere(&entries) {
+                if elsewhere {
                     self.begin_save(ready.number(), entries, ready.hs())?;
                 } else {
                     let is_appending = !entries.is_empty();

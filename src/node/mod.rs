@@ -317,6 +317,8 @@ pub(crate) struct Loop<C, W> {
     book_version: u64,
     shared: Arc<Shared>,
     requests: Receiver<Request>,
+    /// Reads that need a round. While one is under way they wait for the next.
+    reads: Receiver<Request>,
     inbox: Receiver<Inbound>,
     wake: Receiver<()>,
     /// Keeps the wake-up channel open when the consumer has dropped its end.
@@ -369,11 +371,13 @@ impl Loop<Transport, Workers> {
         self.vigil.await_now(self.core.awaited(), begun);
         // What may not be proposed yet need not wake anybody.
         let looks = self.stopping.is_none() && !self.core.gathers(begun);
+        let asks = self.stopping.is_none() && !self.core.has_round();
         let has_come = || {
             !self.inbox.is_empty()
                 || !self.wake.is_empty()
                 || !self.done.is_empty()
                 || (looks && !self.requests.is_empty())
+                || (asks && !self.reads.is_empty())
                 || (self.core.has_commits() && !self.commits.is_full())
         };
         if self.vigil.keep(has_come) {
@@ -383,6 +387,9 @@ impl Loop<Transport, Workers> {
         select.recv(&self.inbox);
         if looks {
             select.recv(&self.requests);
+        }
+        if asks {
+            select.recv(&self.reads);
         }
         select.recv(&self.wake);
         select.recv(&self.done);
@@ -418,10 +425,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             max_entry_bytes: config.max_entry_bytes,
         };
         let (requests_tx, requests) = channel::requests();
+        let (reads_tx, reads) = channel::requests();
         let (commits_tx, commits) = crossbeam_channel::bounded(COMMIT_PLACES);
         let (wake_tx, wake) = crossbeam_channel::bounded(1);
         let cell = Arc::new(AppliedCell::default());
-        let handle = Handle::new(requests_tx, Arc::clone(&shared), limits);
+        let handle = Handle::new(requests_tx, Arc::clone(&shared), limits).with_reads(reads_tx);
         let applied = Applied { cell: Arc::clone(&cell), wake: wake_tx.clone() };
         let restore = Restore {
             index: header.index,
@@ -459,6 +467,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             book_version: 0,
             shared,
             requests,
+            reads,
             inbox,
             wake,
             _wake_tx: wake_tx,
@@ -527,9 +536,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
     #[cfg(feature = "simulation")]
     pub(crate) fn is_ready(&self, now: Instant) -> bool {
         let looks = self.stopping.is_none() && !self.core.gathers(now);
+        let asks = self.stopping.is_none() && !self.core.has_round();
         self.core.has_work()
             || !self.inbox.is_empty()
             || (looks && !self.requests.is_empty())
+            || (asks && !self.reads.is_empty())
             || !self.wake.is_empty()
             || !self.done.is_empty()
             || (self.core.has_commits() && !self.commits.is_full())
@@ -561,6 +572,11 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
                     break;
                 }
                 Err(TryRecvError::Empty) => break,
+            }
+        }
+        for request in self.reads.try_iter().take(BATCH) {
+            if let Request::Read(request) = request {
+                core.read(request);
             }
         }
         for done in self.done.try_iter() {

@@ -1,8 +1,9 @@
 //! Reads between their reader and an applied index.
 //!
 //! All linearizable reads that wait at one moment share one ReadIndex round (Safe mode: thesis
-//! 6.4); those that come later wait for the next one. A round's context is never used twice, and
-//! only the round in progress is believed: an answer to an older context is ignored.
+//! 6.4); those that come later wait for the next one, and do not wake the loop for it. A round's
+//! context is never used twice, and only the round in progress is believed: an answer to an older
+//! context is ignored.
 //!
 //! raft drops some questions without a word. Where its counters show that, the round is asked
 //! again at the next tick; where the line to the leader broke, or somebody else leads, at once;
@@ -81,6 +82,11 @@ impl Reads {
     pub(super) fn round_number(&self) -> Option<u64> {
         static V: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("RAFT_V").ok().and_then(|x| x.parse().ok()).unwrap_or(usize::MAX));
         self.round.as_ref().filter(|round| round.requests.len() <= *V).map(|round| round.context.sequence)
+    }
+
+    /// Whether a round is under way, for which those that come now would have to wait.
+    pub(super) fn has_round(&self) -> bool {
+        self.round.is_some()
     }
 
     /// Some reads wait for the consumer only.

@@ -219,14 +219,29 @@ pub(super) fn applied(index: u64, term: u64) -> Answer {
 /// Says where in the log an answer comes from.
 pub(super) fn applied_headers(mut answer: Answer, index: u64, term: u64) -> Answer {
     let headers = answer.headers_mut();
-    headers.insert(X_RAFT_INDEX, index.into());
-    headers.insert(X_RAFT_TERM, term.into());
+    headers.insert(X_RAFT_INDEX, number(index));
+    headers.insert(X_RAFT_TERM, number(term));
     answer
+}
+
+/// Its digits, in one allocation: `HeaderValue::from` takes two.
+fn number(n: u64) -> HeaderValue {
+    let mut digits = [0; 20];
+    let (mut rest, mut begin) = (n, digits.len());
+    loop {
+        begin -= 1;
+        digits[begin] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&digits[begin..]).expect("digits are plain ASCII")
 }
 
 /// Says which write a key has its value from; 0 when it has none.
 pub(super) fn with_mod_index(mut answer: Answer, mod_index: u64) -> Answer {
-    answer.headers_mut().insert(X_RAFT_MOD_INDEX, mod_index.into());
+    answer.headers_mut().insert(X_RAFT_MOD_INDEX, number(mod_index));
     answer
 }
 
@@ -286,8 +301,8 @@ pub(super) fn with_state(
         Consistency::Stale => "stale",
     };
     let headers = answer.headers_mut();
-    headers.insert(X_RAFT_APPLIED_INDEX, applied_index.into());
-    headers.insert(X_RAFT_TERM, term.into());
+    headers.insert(X_RAFT_APPLIED_INDEX, number(applied_index));
+    headers.insert(X_RAFT_TERM, number(term));
     headers.insert(X_RAFT_CONSISTENCY, HeaderValue::from_static(consistency));
     answer
 }
@@ -299,4 +314,18 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let mut answer = full(text.into(), JSON);
     *answer.status_mut() = status;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients parse these: they are what `Display` writes.
+    #[test]
+    fn numbers_are_decimal() {
+        let numbers = [0, 1, 9, 10, 99, 100, 1 << 32, u64::MAX - 1, u64::MAX];
+        for n in numbers {
+            assert_eq!(number(n), n.to_string());
+        }
+    }
 }

@@ -14,7 +14,8 @@ use super::intake::RequestBody;
 use super::kind::Kind;
 use super::query::View;
 use super::route::Ack;
-use super::{Api, patiently, text, txn};
+use super::server::Line;
+use super::{Api, text, txn};
 use crate::command::{self, Conditions};
 use crate::kvstore::{self, Found, Response};
 
@@ -39,6 +40,7 @@ impl Api {
         conditions: Conditions<'_>,
         ack: Ack,
         body: &mut RequestBody,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let share = self.admit_write(body, self.max_value_bytes)?;
@@ -50,7 +52,7 @@ impl Api {
         if ack == Ack::None || has(Defect::AckAtAppend) {
             return Ok(answer::no_content());
         }
-        self.written(pending, ack, deadline).await
+        self.written(pending, ack, line, deadline).await
     }
 
     pub(super) async fn delete(
@@ -58,10 +60,11 @@ impl Api {
         key: &[u8],
         conditions: Conditions<'_>,
         ack: Ack,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let pending = self.propose(command::delete(&conditions, key), ack, deadline)?;
-        self.written(pending, ack, deadline).await
+        self.written(pending, ack, line, deadline).await
     }
 
     /// Offers a write to the log, for an answer of this kind.
@@ -82,10 +85,11 @@ impl Api {
         &self,
         pending: Pending<Outcome<kvstore::Answer>>,
         ack: Ack,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let trace = pending.trace().filter(|_| ack == Ack::Traced);
-        let outcome = patiently(deadline, pending.into_future()).await;
+        let outcome = line.patiently(deadline, pending.into_future()).await;
         let answer = ended(outcome.unwrap_or(Outcome::Unknown(Unknown::Deadline)))?;
         Ok(match trace {
             Some(trace) => answer::with_stages(answer, &trace.stages()),
@@ -97,9 +101,10 @@ impl Api {
         &self,
         key: &[u8],
         view: View,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        self.reach(view, deadline).await?;
+        self.reach(view, line, deadline).await?;
         let Found { value, applied_index, term } = self.store.get(key);
         let answer = match value {
             Some(value) => {
@@ -116,9 +121,10 @@ impl Api {
         after: Option<&[u8]>,
         limit: usize,
         view: View,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        self.reach(view, deadline).await?;
+        self.reach(view, line, deadline).await?;
         let version = self.store.load();
         let (keys, next) = version.list(prefix, after, limit);
         let keys = keys.into_iter().map(|(key, mod_index)| {
@@ -131,7 +137,12 @@ impl Api {
     }
 
     /// Waits until the store may be looked at.
-    pub(super) async fn reach(&self, view: View, deadline: Instant) -> Result<(), Fault> {
+    pub(super) async fn reach(
+        &self,
+        view: View,
+        line: &Line,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
         let View { consistency, min_index } = view;
         // Whatever is here will do for a stale read: the node need not be asked. While the log is
         // replayed nothing is here.
@@ -139,7 +150,7 @@ impl Api {
             return Ok(());
         }
         let pending = self.handle.node().read(consistency, min_index, deadline)?;
-        match patiently(deadline, pending.into_future()).await {
+        match line.patiently(deadline, pending.into_future()).await {
             Some(Read::Ready { .. }) => Ok(()),
             Some(Read::Refused(refusal)) => Err(refusal.into()),
             None => Err(Fault::unavailable("the node did not answer in time")),

@@ -29,6 +29,7 @@ mod server;
 pub(crate) mod text;
 mod txn;
 mod view;
+mod wakes;
 mod watch;
 
 use std::future::Future;
@@ -140,17 +141,19 @@ impl Api {
         match route {
             Route::Put { key, cas, ack } => {
                 let conditions = Conditions { idempotency_key: idempotency_key(headers)?, cas };
-                self.put(&key, conditions, ack, body, deadline).await
+                self.put(&key, conditions, ack, body, line, deadline).await
             }
-            Route::Get { key, view } => self.get(&key, view, deadline).await,
+            Route::Get { key, view } => self.get(&key, view, line, deadline).await,
             Route::Delete { key, cas, ack } => {
                 let conditions = Conditions { idempotency_key: idempotency_key(headers)?, cas };
-                self.delete(&key, conditions, ack, deadline).await
+                self.delete(&key, conditions, ack, line, deadline).await
             }
             Route::List { prefix, after, limit, view } => {
-                self.list(&prefix, after.as_deref(), limit, view, deadline).await
+                self.list(&prefix, after.as_deref(), limit, view, line, deadline).await
             }
-            Route::Txn { ack } => self.txn(idempotency_key(headers)?, ack, body, deadline).await,
+            Route::Txn { ack } => {
+                self.txn(idempotency_key(headers)?, ack, body, line, deadline).await
+            }
             Route::Watch { prefix, from_index } => {
                 self.watch(&prefix, from_index, headers, line, deadline).await
             }

@@ -12,8 +12,9 @@
 //!   faster, which begins to count when the socket is full for the first time, and forgives
 //!   `patience`. A watch is measured piece by piece.
 //! - R2 A head is there `head_timeout` after its first byte; the first one after the connection was
-//!   made. Bytes of it that came together with the request before it do not count as its first:
-//!   then hyper's own timer, which runs from the answer before, ends the wait.
+//!   made. The first byte of another one comes within `idle_timeout` after the answer before. Bytes
+//!   of it that came together with the request before it do not count as its first: then the rest
+//!   of it does.
 //! - R3 A watch ends when its client sends no more. It may only have closed its own side, but that
 //!   shows in no other way than by writing to it twice, and nobody else has its place meanwhile.
 
@@ -72,6 +73,8 @@ pub(super) struct Allowance {
     pub(super) min_bytes_per_second: u32,
     /// What a request's head may take.
     pub(super) head_timeout: Duration,
+    /// How long it may be silent between an answer and the next request.
+    pub(super) idle_timeout: Duration,
 }
 
 /// A stream whose reads and writes fail when they take longer than they may.
@@ -81,7 +84,32 @@ pub(super) struct Patient {
     place: Arc<Place>,
     standstill: Option<Standstill>,
     head: Head,
+    idle: Idle,
     stopwatch: Stopwatch,
+}
+
+/// The silence after an answer. Its timer is set to no earlier end, and to a later one only when it
+/// has ended: a connection that is used sets it once in `idle_timeout`, and not for each request.
+#[derive(Default)]
+struct Idle {
+    since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    /// Ends when the silence has lasted for too long.
+    fn poll(&mut self, context: &mut Context<'_>, timeout: Duration) -> Poll<()> {
+        let Some(since) = self.since else { return Poll::Pending };
+        let deadline = (since + timeout).into();
+        let sleep = || Box::pin(tokio::time::sleep_until(deadline));
+        let sleep = self.sleep.get_or_insert_with(sleep);
+        ready!(sleep.as_mut().poll(context));
+        if sleep.deadline() < deadline {
+            sleep.as_mut().reset(deadline);
+            ready!(sleep.as_mut().poll(context));
+        }
+        Poll::Ready(())
+    }
 }
 
 /// Runs from the first write that had to wait until all is written.
@@ -111,7 +139,8 @@ impl Patient {
         stopwatch: Stopwatch,
     ) -> Self {
         let head = Head { since: Some(Instant::now()), ..Head::default() };
-        Self { stream, allowance, place, standstill: None, head, stopwatch }
+        let idle = Idle::default();
+        Self { stream, allowance, place, standstill: None, head, idle, stopwatch }
     }
 
     /// Counts what is written, and turns what lasts too long into an error (R1).
@@ -175,7 +204,14 @@ impl Patient {
                 self.place.note_first_line(line);
             }
         }
-        let (true, Some(since)) = (read.is_pending(), self.head.since) else { return read };
+        if read.is_ready() {
+            return read;
+        }
+        let Some(since) = self.head.since else {
+            ready!(self.idle.poll(context, self.allowance.idle_timeout));
+            let message = "the client does not ask any more";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        };
         let deadline = since + self.allowance.head_timeout;
         let sleep = || Box::pin(tokio::time::sleep_until(deadline.into()));
         ready!(self.head.sleep.get_or_insert_with(sleep).as_mut().poll(context));
@@ -227,7 +263,14 @@ impl AsyncWrite for Patient {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.standstill = None;
         self.stopwatch.flushed();
-        self.place.flushed();
+        if let Some(answered) = self.place.flushed() {
+            let timeout = self.allowance.idle_timeout;
+            self.idle.since = Some(answered);
+            if self.idle.poll(context, timeout).is_ready() {
+                // The next read says so.
+                context.waker().wake_by_ref();
+            }
+        }
         self.watch_leaver(context)
     }
 
@@ -251,8 +294,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     /// Allows everything.
-    const ALLOWANCE: Allowance =
-        Allowance { patience: LONG, min_bytes_per_second: 1, head_timeout: LONG };
+    const ALLOWANCE: Allowance = Allowance {
+        patience: LONG,
+        min_bytes_per_second: 1,
+        head_timeout: LONG,
+        idle_timeout: LONG,
+    };
 
     /// A connection's two ends.
     async fn pair(allowance: Allowance) -> (Patient, TcpStream, Seat) {
@@ -374,6 +421,32 @@ mod tests {
             let silence = tokio::time::timeout(head_timeout * 2, server.read(&mut buffer));
             assert!(silence.await.is_err(), "nothing has begun");
             assert!(read_a_trickle(&mut server, &mut client).await > 1);
+        });
+    }
+
+    /// Whoever asks again in time stays however often; whoever does not is given up, and not before
+    /// its time is over.
+    #[test]
+    fn silence_after_an_answer_ends() {
+        block_on(async {
+            let idle_timeout = Duration::from_millis(400);
+            let (mut server, mut client, seat) =
+                pair(Allowance { idle_timeout, ..ALLOWANCE }).await;
+            let begun = Instant::now();
+            let mut answered = begun;
+            while begun.elapsed() < idle_timeout * 2 {
+                client.write_all(b"GET").await.unwrap();
+                server.read_exact(&mut [0; 3]).await.unwrap();
+                drop(seat.place().work());
+                answered = Instant::now();
+                server.flush().await.unwrap();
+                let mut buffer = [0];
+                let silence = tokio::time::timeout(idle_timeout / 8, server.read(&mut buffer));
+                assert!(silence.await.is_err(), "it may be silent for longer");
+            }
+            let error = server.read(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(answered.elapsed() >= idle_timeout);
         });
     }
 

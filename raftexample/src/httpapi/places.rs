@@ -217,12 +217,14 @@ impl Place {
         self.first_line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything written so far is in the socket.
-    pub(super) fn flushed(self: &Arc<Self>) {
+    /// Everything written so far is in the socket. Gives the time if an answer was completed by it.
+    pub(super) fn flushed(self: &Arc<Self>) -> Option<Instant> {
         let answered = matches!(*self.phase(), Phase::Answered(_));
-        if answered {
-            self.wait(Some(Instant::now()));
-        }
+        answered.then(|| {
+            let now = Instant::now();
+            self.wait(Some(now));
+            now
+        })
     }
 
     /// Ends when somebody wants this place, and now and then without need.

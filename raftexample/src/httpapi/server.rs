@@ -23,7 +23,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -33,18 +33,20 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use slog::{Logger, debug, warn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Sleep;
 
-use super::Api;
 use super::answer::{self, Answer, Body, Fault};
 use super::first_line;
 use super::kind::Kind;
 use super::patience::{Allowance, Patient, Stopwatch};
 use super::places::{Place, Places, Seat, Working};
+use super::wakes::{Relayed, Wakes};
+use super::{Api, GRACE};
 
 /// The largest head, and how much of a body is buffered at once: a key of 4,096 bytes is three
 /// times as long when every byte of it is encoded.
@@ -157,9 +159,34 @@ pub(super) struct Line {
     places: Arc<Places>,
     place: Arc<Place>,
     answers: Arc<Semaphore>,
+    /// For what the node is asked, one after the other. It runs on when an answer has come: to set
+    /// it anew, and later, costs next to nothing then.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
 
 impl Line {
+    /// The node's answer, unless it is overdue.
+    pub(super) async fn patiently<T>(
+        &self,
+        deadline: Instant,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        let end = (deadline + GRACE).into();
+        let mut answer = pin!(answer);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                return Poll::Ready(Some(answer));
+            }
+            let mut timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner);
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+            if timer.deadline() != end {
+                timer.as_mut().reset(end);
+            }
+            timer.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+
     /// Changes, or loses its sender, when the server stops.
     pub(super) fn stop(&self) -> watch::Receiver<()> {
         self.stop.clone()
@@ -240,8 +267,11 @@ impl Api {
             answers: Arc::new(Semaphore::new(limits.answer_bytes as usize)),
             limits,
             stop: stop.clone(),
+            wakes: Arc::default(),
             logger: logger.clone(),
         };
+        let wakes = Arc::clone(&guests.wakes);
+        let delivering = tokio::spawn(async move { wakes.deliver().await });
         let mut complained: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
@@ -276,6 +306,7 @@ impl Api {
             }
         }
         guests.places.empty().await;
+        delivering.abort();
     }
 
     /// Gives a new connection a place, or tells it that there is none (S1).
@@ -287,9 +318,11 @@ impl Api {
                 places: Arc::clone(&guests.places),
                 place: Arc::clone(seat.place()),
                 answers: Arc::clone(&guests.answers),
+                timer: Mutex::default(),
             };
             let (limits, logger) = (guests.limits, guests.logger.clone());
-            tokio::spawn(Arc::clone(self).connection(stream, seat, line, limits, logger));
+            let connection = Arc::clone(self).connection(stream, seat, line, limits, logger);
+            tokio::spawn(Relayed::new(Arc::clone(&guests.wakes), Box::pin(connection)));
         } else if let Ok(permit) = Arc::clone(&guests.refusals).try_acquire_owned() {
             let leader = answer::leader(&self.handle.node().status());
             tokio::spawn(refuse(stream, refusal(leader.as_ref()), permit));
@@ -312,6 +345,7 @@ impl Api {
             patience: self.request_timeout,
             min_bytes_per_second: limits.min_bytes_per_second,
             head_timeout: limits.head_timeout,
+            idle_timeout: limits.idle_timeout,
         };
         let patient = Patient::new(stream, allowance, Arc::clone(place), line.stopwatch.clone());
         let service = service_fn(|request: Request<_>| async {
@@ -325,9 +359,8 @@ impl Api {
             Ok::<_, Infallible>(served)
         });
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            // It runs from the last answer: this is how long a connection may idle (R2).
-            .header_read_timeout(limits.idle_timeout)
+            // It would set a timer for each request (R2).
+            .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES)
             // The buffer may be larger than it was asked to be; a head may not.
             .max_header_size(BUFFER_BYTES)
@@ -394,6 +427,7 @@ struct Guests {
     answers: Arc<Semaphore>,
     limits: ServerLimits,
     stop: watch::Receiver<()>,
+    wakes: Arc<Wakes>,
     logger: Logger,
 }
 

@@ -26,6 +26,7 @@ use super::answer::{self, Answer, Fault};
 use super::intake::RequestBody;
 use super::kind::Kind;
 use super::route::Ack;
+use super::server::Line;
 use super::{Api, text};
 use crate::command::{self, Compare, MAX_TXN_OPERATIONS, Op, Test, Txn};
 use crate::kvstore::{TxnAnswer, TxnResult};
@@ -41,6 +42,7 @@ impl Api {
         idempotency_key: Option<&[u8]>,
         ack: Ack,
         body: &mut RequestBody,
+        line: &Line,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let share = self.admit_write(body, MAX_BYTES)?;
@@ -52,7 +54,7 @@ impl Api {
         drop(txn);
         let pending = self.propose(command, ack, deadline)?;
         drop(share);
-        self.written(pending, ack, deadline).await
+        self.written(pending, ack, line, deadline).await
     }
 }
 

@@ -69,7 +69,7 @@ impl Api {
     ) -> Result<Answer, Fault> {
         let from_index = resumed(headers)?.or(from_index);
         // While the log is replayed there is no history to begin in.
-        self.reach(View { consistency: Consistency::Stale, min_index: 0 }, deadline).await?;
+        self.reach(View { consistency: Consistency::Stale, min_index: 0 }, line, deadline).await?;
         let applied_index = self.store.applied_index();
         let last_index = self.handle.node().status().last_index.max(applied_index);
         if from_index.is_some_and(|from| from > last_index.saturating_add(MAX_INDEX_AHEAD)) {
