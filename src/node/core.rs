@@ -36,7 +36,7 @@ use self::pace::Pace;
 use self::saving::Saving;
 pub use self::show::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
 use self::snapshots::Snapshots;
-pub(crate) use self::snapshots::{Done, Kept, Sending, Task, write_captured};
+pub(crate) use self::snapshots::{Done, Kept, Sending, Task, sync_written, write_captured};
 use self::transfers::Transfers;
 use super::proposals::Proposals;
 use super::questions::Questions;
@@ -152,6 +152,8 @@ pub(crate) struct Parts {
     pub(crate) restore: Restore,
     /// Where captured states go.
     pub(crate) captured: crossbeam_channel::Sender<Captured>,
+    /// Where batches go that another thread is to sync.
+    pub(crate) syncs: crossbeam_channel::Sender<wal::Written>,
     pub(crate) metrics: Metrics,
     pub(crate) applied: Arc<AppliedCell>,
     pub(crate) space: Arc<Space>,
@@ -218,7 +220,7 @@ impl Core {
             proposals: Proposals::new(config.id, nonce),
             forwarded: Vec::new(),
             pace: Pace::default(),
-            saving: Saving::default(),
+            saving: Saving::new(parts.syncs),
             reads: Reads::new(config.id, nonce, (election_tick / 2) as u64),
             questions: Questions::default(),
             applied,

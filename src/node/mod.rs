@@ -40,12 +40,12 @@ use wal::fs::{DiskFs, Fs, MemFs};
 pub(crate) use self::begin::{first_status, open_gate, peers, settings};
 use self::begin::{introduce, take_place};
 pub(crate) use self::core::Kept;
-#[cfg(feature = "simulation")]
-pub(crate) use self::core::write_captured;
-use self::core::{Answer, Ask, ChangeRequest, Core, Parts, Sending};
 use self::core::PATIENCE;
+use self::core::{Answer, Ask, ChangeRequest, Core, Parts, Sending};
 pub(crate) use self::core::{Done, Task};
 pub use self::core::{MAX_LAG_BYTES, MAX_LAG_ENTRIES};
+#[cfg(feature = "simulation")]
+pub(crate) use self::core::{sync_written, write_captured};
 use self::ends::{buried, end_by_refusal, last_copy, replacement, with_commands};
 #[cfg(feature = "simulation")]
 pub(crate) use self::join::{
@@ -182,10 +182,11 @@ impl Node {
         });
         let space_watch = space_watch.transpose().map_err(listening)?;
         let (captured_tx, captured) = crossbeam_channel::bounded(1);
+        let (syncs_tx, syncs) = crossbeam_channel::unbounded();
         let (done_tx, done) = crossbeam_channel::unbounded();
         let snap_dir = directory::snap_dir(&config);
-        let workers =
-            Workers::start(Arc::clone(&fs), snap_dir, captured, done_tx).map_err(listening)?;
+        let workers = Workers::start(Arc::clone(&fs), snap_dir, captured, syncs, done_tx)
+            .map_err(listening)?;
         let around = Around {
             fs,
             gate,
@@ -195,6 +196,7 @@ impl Node {
             inbox,
             done,
             captured: captured_tx,
+            syncs: syncs_tx,
             nonce: u64::from_le_bytes(identity::random()),
             seed: u64::from_le_bytes(identity::random()),
             now: Instant::now(),
@@ -299,6 +301,8 @@ pub(crate) struct Around<C, W> {
     pub(crate) done: Receiver<Done>,
     /// Where captured states go.
     pub(crate) captured: Sender<Captured>,
+    /// Where batches go that another thread is to sync.
+    pub(crate) syncs: Sender<wal::Written>,
     pub(crate) nonce: u64,
     pub(crate) seed: u64,
     pub(crate) now: Instant,
@@ -325,6 +329,8 @@ pub(crate) struct Loop<C, W> {
     _wake_tx: Sender<()>,
     commits: Sender<Commit>,
     next_tick: Instant,
+    /// A tick is due, and waits for the log to be synced: when that is looked at again.
+    tick_put_off: Option<Instant>,
     vigil: Vigil,
     stopping: Option<Stopping>,
     /// What this member was told when it heard that the cluster has removed it.
@@ -418,7 +424,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         logger: &Logger,
     ) -> Result<(Self, Channels, wal::fs::Lock), Error> {
         let Recovered { identity, storage, header, snapshot, kept, lock, .. } = recovered;
-        let Around { fs, gate, carrier, chores, shared, inbox, done, captured, .. } = around;
+        let Around { fs, gate, carrier, chores, shared, inbox, done, captured, syncs, .. } = around;
         let limits = Limits {
             max_pending: config.max_pending,
             max_pending_bytes: config.max_pending_bytes,
@@ -446,6 +452,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             pins: gate.pins(),
             restore,
             captured,
+            syncs,
             metrics: handle.metrics().clone(),
             applied: cell,
             space: Arc::clone(&shared.space),
@@ -456,6 +463,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let event_loop = Self {
             core,
             next_tick: around.now + config.tick(),
+            tick_put_off: None,
             vigil: Vigil::new(),
             config,
             fs,
@@ -514,7 +522,8 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
 
     /// When the loop has something to do, if nothing happens before.
     pub(crate) fn deadline(&self) -> Instant {
-        self.core.due().map_or(self.next_tick, |due| due.min(self.next_tick))
+        let next_tick = self.tick_put_off.unwrap_or(self.next_tick);
+        self.core.due().map_or(next_tick, |due| due.min(next_tick))
     }
 
     #[cfg(feature = "simulation")]
@@ -585,7 +594,10 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         if shutdown || self.stopping.is_some() {
             core.gather_no_more();
         }
-        let is_tick = now >= self.next_tick;
+        let is_due = now >= self.next_tick;
+        // raft's clock never passes a save that is under way: a leader whose disk hangs is silent.
+        self.tick_put_off = (is_due && core.is_saving()).then(|| now + PATIENCE);
+        let is_tick = is_due && self.tick_put_off.is_none();
         if is_tick {
             self.metrics.tick_late(now - self.next_tick);
             core.tick(now, send)?;

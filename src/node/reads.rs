@@ -78,10 +78,11 @@ impl Reads {
         self.waiting.is_empty() && self.round.is_none() && self.confirmed.is_empty()
     }
 
-    /// The number of the round that is on its way.
-    pub(super) fn round_number(&self) -> Option<u64> {
-        static V: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("RAFT_V").ok().and_then(|x| x.parse().ok()).unwrap_or(usize::MAX));
-        self.round.as_ref().filter(|round| round.requests.len() <= *V).map(|round| round.context.sequence)
+    /// The number of the round that is on its way for one reader alone. Where many wait the processor
+    /// has more to do meanwhile than to look out for its end.
+    pub(super) fn lone_round(&self) -> Option<u64> {
+        let round = self.round.as_ref().filter(|round| round.requests.len() == 1);
+        round.map(|round| round.context.sequence)
     }
 
     /// Whether a round is under way, for which those that come now would have to wait.

@@ -13,18 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, select};
+use wal::Written;
 use wal::fs::Fs;
 
-use super::core::{Done, Task, write_captured};
+use super::core::{Done, Task, sync_written, write_captured};
 use super::panic_text;
 use crate::channel::{Captured, WriteState};
 
 pub(super) struct Workers {
     tasks: Sender<Task>,
-    /// Those that the loop waits for.
-    syncs: Sender<Task>,
     stopped: Arc<AtomicBool>,
-    /// Dropping it ends the wait for a captured state, whoever still holds a request for one.
+    /// Dropping it ends the waits for captured states and written batches, whoever still holds a
+    /// sender for them.
     stop: Sender<Infallible>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -37,12 +37,33 @@ impl Workers {
         fs: Arc<dyn Fs>,
         snap_dir: PathBuf,
         captured: Receiver<Captured>,
+        syncs: Receiver<Written>,
         done: Sender<Done>,
     ) -> io::Result<Self> {
+        let (tasks, task_rx) = crossbeam_channel::unbounded::<Task>();
         let (stop, stop_rx) = crossbeam_channel::bounded(0);
         let stopped = Arc::new(AtomicBool::new(false));
-        let (tasks, chores) = worker("raft-disk", &fs, &done)?;
-        let (syncs, syncer) = worker("raft-sync", &fs, &done)?;
+        let chores = thread::Builder::new().name("raft-disk".into()).spawn({
+            let (fs, done) = (Arc::clone(&fs), done.clone());
+            move || {
+                for task in task_rx {
+                    // The loop may have ended: then nobody waits for it.
+                    done.send(guarded(|| task.run(&*fs))).ok();
+                }
+            }
+        })?;
+        let syncer = thread::Builder::new().name("raft-sync".into()).spawn({
+            let (done, stop_rx) = (done.clone(), stop_rx.clone());
+            move || loop {
+                let written = select! {
+                    recv(syncs) -> written => written,
+                    recv(stop_rx) -> _ => return,
+                };
+                let Ok(written) = written else { return };
+                // As above.
+                done.send(guarded(|| sync_written(&written))).ok();
+            }
+        })?;
         let writer = thread::Builder::new().name("raft-snapshot".into()).spawn({
             let stopped = Arc::clone(&stopped);
             move || loop {
@@ -57,43 +78,25 @@ impl Workers {
                 done.send(guarded(|| write_captured(&fs, &snap_dir, captured))).ok();
             }
         })?;
-        Ok(Self { tasks, syncs, stopped, stop, threads: vec![chores, syncer, writer] })
+        Ok(Self { tasks, stopped, stop, threads: vec![chores, syncer, writer] })
     }
 
     pub(super) fn submit(&self, task: Task) {
-        let to = if let Task::Sync(_) = task { &self.syncs } else { &self.tasks };
         // Its thread ends only after this sender has gone.
-        to.send(task).ok();
+        self.tasks.send(task).ok();
     }
 
     /// Finishes the chores, gives up a snapshot that is being written, and ends the threads: the
     /// data directory is then touched by nobody.
     pub(super) fn stop(self) {
-        let Self { tasks, syncs, stopped, stop, threads } = self;
+        let Self { tasks, stopped, stop, threads } = self;
         stopped.store(true, Ordering::SeqCst);
-        drop((tasks, syncs, stop));
+        drop((tasks, stop));
         for thread in threads {
             // A panic there was printed there.
             thread.join().ok();
         }
     }
-}
-
-/// A thread that does one task after the other until its sender has gone.
-fn worker(
-    name: &str,
-    fs: &Arc<dyn Fs>,
-    done: &Sender<Done>,
-) -> io::Result<(Sender<Task>, JoinHandle<()>)> {
-    let (tasks, task_rx) = crossbeam_channel::unbounded::<Task>();
-    let (fs, done) = (Arc::clone(fs), done.clone());
-    let thread = thread::Builder::new().name(name.into()).spawn(move || {
-        for task in task_rx {
-            // The loop may have ended: then nobody waits for it.
-            done.send(guarded(|| task.run(&*fs))).ok();
-        }
-    })?;
-    Ok((tasks, thread))
 }
 
 /// A panic here must not leave the loop waiting for ever for what it has asked for.

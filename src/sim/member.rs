@@ -22,7 +22,7 @@ use crate::machine::{self, Runner, StateMachine};
 use crate::membership::Book;
 use crate::node::{
     Around, Chores, Done, Look, Loop, Sinks, Task, Turn, first_status, open_gate, peers, settings,
-    write_captured,
+    sync_written, write_captured,
 };
 use crate::transport::stepped::{Left, Stepped};
 use crate::transport::{Carrier as _, ProbeResult};
@@ -96,6 +96,7 @@ pub struct Member<M: StateMachine, D = MemFs> {
     transport: Stepped,
     tasks: Waiting,
     captured: Receiver<Captured>,
+    syncs: Receiver<wal::Written>,
     done: Sender<Done>,
     runner: Runner<M>,
     commits: Receiver<Commit>,
@@ -174,6 +175,7 @@ fn start<M: StateMachine, D: Disk + Clone>(
     let mut look = Look { fs: Arc::clone(&fs), directory, space, logger: logger.clone() };
     look.look();
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
+    let (syncs_tx, syncs) = crossbeam_channel::unbounded();
     let (done, done_rx) = crossbeam_channel::unbounded();
     let tasks = Waiting::default();
     let around = Around {
@@ -185,6 +187,7 @@ fn start<M: StateMachine, D: Disk + Clone>(
         inbox,
         done: done_rx,
         captured: captured_tx,
+        syncs: syncs_tx,
         nonce: u64::from_le_bytes(crate::identity::random()),
         seed: u64::from_le_bytes(crate::identity::random()),
         now,
@@ -195,6 +198,7 @@ fn start<M: StateMachine, D: Disk + Clone>(
         transport,
         tasks,
         captured,
+        syncs,
         done,
         runner: Runner::new(machine, channels.applied),
         commits: channels.commits,
@@ -334,17 +338,22 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.runner.machine()
     }
 
-    /// How many chores wait for the disk's thread.
+    /// How many chores wait for the disk's threads.
     #[must_use]
     pub fn n_chores(&self) -> usize {
-        self.tasks.queue().len()
+        self.tasks.queue().len() + self.syncs.len()
     }
 
     /// Does the next of them.
     pub fn do_chore(&mut self) {
+        if let Ok(written) = self.syncs.try_recv() {
+            // The loop may have ended: then nobody waits for it.
+            self.done.send(sync_written(&written)).ok();
+            return;
+        }
         let task = self.tasks.queue().pop_front();
         if let Some(task) = task {
-            // The loop may have ended: then nobody waits for it.
+            // As above.
             self.done.send(task.run(&self.fs)).ok();
         }
     }

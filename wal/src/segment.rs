@@ -340,6 +340,7 @@ pub(crate) fn create(
     let offset = HEADER_LEN as u64 + frame.frame_len();
     let end = End { offset, sequence: frame_sequence + 1, previous: frame.checksum };
     let bytes = allocated.max(offset);
-    let segment = Segment { path, file: file.into(), header, seed, bytes, head_marker, lowest: u64::MAX };
+    let segment =
+        Segment { path, file: file.into(), header, seed, bytes, head_marker, lowest: u64::MAX };
     Ok((segment, end, filled.max(offset)))
 }

@@ -221,10 +221,9 @@ fn a_written_batch_is_synced_once_and_taken_back() {
 
     let next = wal.write(&mut batch(None, &[(10, 4)], None)).unwrap().unwrap();
     let mut too_early = batch(None, &[(11, 4)], None);
-    for run in [
-        &mut |wal: &mut Wal| wal.save(&mut too_early).map(|()| ()),
-        &mut |wal: &mut Wal| wal.synced(written.clone()),
-    ] as [&mut dyn FnMut(&mut Wal) -> Result<(), Error>; 2]
+    for run in [&mut |wal: &mut Wal| wal.save(&mut too_early).map(|()| ()), &mut |wal: &mut Wal| {
+        wal.synced(written.clone())
+    }] as [&mut dyn FnMut(&mut Wal) -> Result<(), Error>; 2]
     {
         let panic = catch_unwind(AssertUnwindSafe(|| run(&mut wal))).expect_err("it does it");
         let message = panic.downcast_ref::<&str>().copied().unwrap();

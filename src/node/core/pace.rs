@@ -67,10 +67,9 @@ impl Core {
 
     /// What a majority is to answer, if that is waited for.
     pub(crate) fn awaited(&self) -> Option<Awaited> {
-        let looks = !self.has_slow_disk() && self.gathers_until().is_some();
-        let batch = self.pace.batch.as_ref().filter(|_| looks);
+        let batch = self.pace.batch.as_ref().filter(|_| self.gathers_until().is_some());
         let batch = batch.map(|batch| Awaited::Batch(batch.last_index));
-        batch.or_else(|| self.reads.round_number().map(Awaited::Round))
+        batch.or_else(|| self.reads.lone_round().map(Awaited::Round))
     }
 
     /// This member stops: whatever there is is proposed now, or refused.
@@ -80,12 +79,8 @@ impl Core {
 
     /// The turn that proposed the batch is over, with its sync, or the next one begins.
     pub(crate) fn begin_wait(&mut self, now: Instant) {
-        if self.is_saving() {
-            return;
-        }
-        let patience = self.patience();
         if let Some(batch) = self.pace.batch.as_mut().filter(|batch| !batch.is_saved) {
-            (batch.until, batch.is_saved) = (now + patience, true);
+            (batch.until, batch.is_saved) = (now + PATIENCE, true);
         }
     }
 
@@ -93,7 +88,9 @@ impl Core {
         let &Batch { last_index, term, until, .. } = self.pace.batch.as_ref()?;
         let raft = &self.raw.raft;
         let under_way = self.leads() && raft.term == term && raft.raft_log.committed < last_index;
-        (under_way && !self.is_saving() && self.has_gathered_room()).then_some(until)
+        // A slow disk is not to stand idle, and its leader hears the others all the same.
+        let waits = !self.has_slow_disk() && self.has_gathered_room();
+        (under_way && waits).then_some(until)
     }
 
     fn has_gathered_room(&self) -> bool {

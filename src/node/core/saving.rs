@@ -17,18 +17,21 @@
 
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use raft::eraftpb::{Entry, HardState};
 use raft::{Ready, StateRole};
 use wal::Written;
 use wal::defects::{Defect, has};
 
+use super::Core;
 use super::pace::PATIENCE;
-use super::{Core, Task};
 use crate::Error;
 
 /// What is known of the disk, and what it is doing.
-#[derive(Default)]
 pub(super) struct Saving {
+    /// Where batches go that another thread is to sync. Seldom more than one waits there: what
+    /// somebody has waited for in the meantime.
+    syncs: Sender<Written>,
     under_way: Option<UnderWay>,
     /// How long the newest sync took.
     last_sync: Duration,
@@ -44,6 +47,16 @@ struct UnderWay {
 }
 
 impl Saving {
+    pub(super) fn new(syncs: Sender<Written>) -> Self {
+        Self {
+            syncs,
+            under_way: None,
+            last_sync: Duration::ZERO,
+            #[cfg(any(test, feature = "simulation"))]
+            pretended: None,
+        }
+    }
+
     /// Whether syncs take so long that nobody should wait for one.
     fn is_slow(&self) -> bool {
         #[cfg(any(test, feature = "simulation"))]
@@ -63,11 +76,6 @@ impl Core {
 
     pub(crate) fn is_saving(&self) -> bool {
         self.saving.under_way.is_some()
-    }
-
-    pub(super) fn patience(&self) -> Duration {
-        static X: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| std::env::var("RAFT_X").ok().and_then(|x| x.parse().ok()).unwrap_or(0));
-        if self.saving.is_slow() { self.saving.last_sync * *X / 16 } else { PATIENCE }
     }
 
     /// Whether this disk is taken for slow: then nothing is to be waited for while it is idle.
@@ -93,7 +101,8 @@ impl Core {
     ) -> Result<(), Error> {
         assert!(!self.is_saving(), "V1: a save begins while another is under way");
         let written = self.raw.mut_store().write(entries, hard_state)?;
-        self.snapshots.submit(Task::Sync(written.clone()));
+        // The thread ends after the loop; and if it is gone, whoever waits for the sync does it.
+        self.saving.syncs.send(written.clone()).ok();
         self.saving.under_way = Some(UnderWay { written, ready });
         Ok(())
     }

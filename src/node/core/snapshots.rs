@@ -60,8 +60,6 @@ pub(crate) enum Task {
     Delete(wal::Doomed),
     /// Make room for the next segment.
     Prepare(wal::Preparation),
-    /// Sync what was saved last.
-    Sync(wal::Written),
 }
 
 /// What another thread has done.
@@ -74,7 +72,7 @@ pub(crate) enum Done {
     Deleted(wal::Result<wal::Released>),
     /// [`Task::Prepare`].
     Prepared(wal::Result<wal::Prepared>),
-    /// [`Task::Sync`]; the log knows how it ended.
+    /// A batch was synced; the log knows how that ended.
     Synced,
     /// It has panicked, and nobody knows how far it had come.
     Panicked(String),
@@ -100,6 +98,12 @@ pub(crate) fn write_captured(fs: &Arc<dyn Fs>, directory: &Path, captured: Captu
     Done::Taken { index, result, took: started.elapsed() }
 }
 
+/// Syncs a batch that the log has written. Blocks for as long as that takes.
+pub(crate) fn sync_written(written: &wal::Written) -> Done {
+    written.sync();
+    Done::Synced
+}
+
 impl Task {
     /// Blocks for as long as it takes.
     pub(crate) fn run(self, fs: &dyn Fs) -> Done {
@@ -110,10 +114,6 @@ impl Task {
             }
             Task::Delete(doomed) => Done::Deleted(doomed.delete()),
             Task::Prepare(preparation) => Done::Prepared(preparation.run()),
-            Task::Sync(written) => {
-                written.sync();
-                Done::Synced
-            }
         }
     }
 }
@@ -206,10 +206,6 @@ impl Snapshots {
 
     pub(super) fn published(&mut self, bytes: u64) {
         self.published_bytes += bytes;
-    }
-
-    pub(super) fn submit(&mut self, task: Task) {
-        self.tasks.push(task);
     }
 
     pub(super) fn newest(&self) -> Option<&Kept> {

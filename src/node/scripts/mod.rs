@@ -27,7 +27,7 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
-use super::core::{Ask, Core, PATIENCE, Parts, Sending, Task, write_captured};
+use super::core::{Ask, Core, PATIENCE, Parts, Sending, sync_written, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
@@ -93,7 +93,7 @@ struct Member {
     writes: bool,
     /// What another thread is to sync is synced at once.
     syncs: bool,
-    unsynced: Vec<Task>,
+    unsynced: Receiver<wal::Written>,
     _lock: wal::fs::Lock,
 }
 
@@ -152,6 +152,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         state: found.snapshot,
     };
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
+    let (syncs, unsynced) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared::new(Status::default()));
     let identity = found.identity;
     let parts = Parts {
@@ -163,6 +164,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         pins: BTreeMap::new(),
         restore,
         captured: captured_tx,
+        syncs,
         metrics: Metrics::new(Arc::new(Shared::new(Status::default()))),
         applied: Arc::clone(&applied),
         space: Arc::clone(&shared.space),
@@ -186,7 +188,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
         consumes: true,
         writes: true,
         syncs: true,
-        unsynced: Vec::new(),
+        unsynced,
         _lock: found.lock,
     })
 }
@@ -225,14 +227,10 @@ impl Member {
 
     /// What the other threads do: chores, and the writing of captured states.
     fn work(&mut self) -> Result<(), Error> {
-        let mut tasks = self.core.take_tasks();
-        if self.syncs {
-            tasks.append(&mut self.unsynced);
-        } else {
-            let is_sync = |task: &mut Task| matches!(task, Task::Sync(_));
-            self.unsynced.extend(tasks.extract_if(.., is_sync));
+        while let Some(written) = self.syncs.then(|| self.unsynced.try_recv().ok()).flatten() {
+            self.core.done(sync_written(&written))?;
         }
-        for task in tasks {
+        for task in self.core.take_tasks() {
             let done = task.run(&self.fs);
             self.core.done(done)?;
         }

@@ -27,7 +27,7 @@ impl Cluster {
     fn sync(&mut self, id: u64) -> Result<(), Error> {
         let member = self.member(id);
         assert_eq!(member.unsynced.len(), 1, "not one sync is under way");
-        let done = member.unsynced.remove(0).run(&member.fs);
+        let done = sync_written(&member.unsynced.recv().unwrap());
         self.step(id, |core, _, _| core.done(done))
     }
 
@@ -125,8 +125,7 @@ fn the_clock_waits_for_the_disk() {
     // The other thread comes too late: nothing is synced twice, and nothing else is taken for it.
     let another = cluster.propose(leader, "y");
     cluster.turn(leader, false).unwrap();
-    let late = cluster.member(leader).unsynced.remove(0);
-    let done = late.run(&cluster.member(leader).fs);
+    let done = sync_written(&cluster.member(leader).unsynced.recv().unwrap());
     cluster.step(leader, |core, _, _| core.done(done)).unwrap();
     assert_eq!(cluster.n_syncs(leader), n_syncs + 1);
     cluster.settle();
