@@ -1,9 +1,12 @@
 //! What the tests that print a figure and compare it with a limit share.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, thread};
 
+use rustix::fs::{major, minor};
 use rustix::process::Pid;
 
 use crate::binary;
@@ -11,6 +14,8 @@ use crate::cluster::Cluster;
 
 /// What `/proc` counts processor time in, whatever the kernel itself does.
 const TICKS_PER_SECOND: u64 = 100;
+/// What `/proc/diskstats` counts in, whatever the disk itself does.
+const SECTOR_BYTES: u64 = 512;
 /// Short beside the shortest start of a member.
 const SERVES_POLL: Duration = Duration::from_millis(3);
 
@@ -79,15 +84,20 @@ pub fn processor_time(pid: Pid) -> Duration {
     Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
-/// The bytes that a process has had written to disks.
-///
-/// # Panics
-///
-/// When there is no such process.
-pub fn written_bytes(pid: Pid) -> u64 {
-    let (path, io) = about(pid, "io");
-    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
-    bytes.unwrap_or_else(|| panic!("{path} has no write_bytes: {io}"))
+/// The bytes that the disk under a directory has been given, by whomever; none where there is no
+/// disk of its own under it. What `/proc/<pid>/io` counts is another thing: whole pages of the cache,
+/// of which a disk is given the blocks that were changed.
+pub fn written_bytes(directory: &Path) -> Option<u64> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let disks = fs::read_to_string("/proc/diskstats").ok()?;
+    sectors_written(&disks, major(device), minor(device)).map(|sectors| sectors * SECTOR_BYTES)
+}
+
+fn sectors_written(disks: &str, major: u32, minor: u32) -> Option<u64> {
+    let (major, minor) = (major.to_string(), minor.to_string());
+    let mut lines = disks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let fields = lines.find(|fields| fields.get(..2) == Some(&[&major, &minor]))?;
+    fields.get(9)?.parse().ok()
 }
 
 fn about(pid: Pid, name: &str) -> (String, String) {
@@ -288,7 +298,16 @@ mod tests {
         assert_eq!(ticks("7 (a) S 1"), None);
         let this = rustix::process::getpid();
         assert!(memory(this, "VmHWM") > 0 && processor_time(this) < Duration::from_secs(3600));
-        written_bytes(this);
+    }
+
+    /// The kernel's lines of a disk and of a part of it.
+    #[test]
+    fn disks_are_read() {
+        let disks =
+            " 254  0 vda 5 0 40 1 7 3 640 2 0 9 3 0 0 0 0\n 254  1 vda1 1 0 8 1 2 0 16 1 0 1 1\n";
+        assert_eq!(sectors_written(disks, 254, 0), Some(640));
+        assert_eq!(sectors_written(disks, 254, 1), Some(16));
+        assert_eq!(sectors_written(disks, 25, 4), None);
     }
 
     /// A limit for 38 of 40 is no limit when the rank is off by one.

@@ -102,7 +102,7 @@ const fn figure(
 }
 
 /// The pictures, in the page's order.
-pub const FIGURES: [Figure; 16] = {
+pub const FIGURES: [Figure; 17] = {
     use Axis::{Bytes, Keys, Members};
     use Growth::{InProportion, NotAtAll};
     use Meaning::{Cost, Rate, Shown};
@@ -160,9 +160,17 @@ pub const FIGURES: [Figure; 16] = {
         figure(
             Bytes,
             "bytes-disk",
-            "Bytes that a member writes for a PUT",
+            "Bytes that the disk takes for a PUT and a member",
             "bytes",
             Cost,
+            InProportion,
+        ),
+        figure(
+            Bytes,
+            "bytes-disk-each",
+            "Bytes that the disk takes for each byte of a value and a member",
+            "bytes",
+            Shown,
             InProportion,
         ),
     ]

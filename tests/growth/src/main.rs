@@ -38,7 +38,7 @@ struct Args {
     )]
     members: Vec<u16>,
     /// Length of each load.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// The page; pictures and points go beside it.
     #[arg(long, value_name = "FILE", default_value = "docs/growth.md")]

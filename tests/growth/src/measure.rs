@@ -54,8 +54,8 @@ struct Loaded {
     p99_millis: f64,
     /// Of all members, for a request.
     processor_micros: f64,
-    /// Of one member, for a request.
-    disk_bytes: f64,
+    /// Of the disk, for a request and a member; none where no disk can be told apart.
+    disk_bytes: Option<f64>,
 }
 
 /// Measures everything. `told` hears what comes next.
@@ -149,7 +149,10 @@ fn by_bytes(sizes: &Sizes, told: &dyn Fn(&str), points: &mut Points) {
             points.add("bytes-processor", &name, x, load.processor_micros);
             let each = load.processor_micros / 1e3 / (bytes as f64 / 1e6);
             points.add("bytes-processor-each", &name, x, each);
-            points.add("bytes-disk", &name, x, load.disk_bytes);
+            if let Some(disk_bytes) = load.disk_bytes {
+                points.add("bytes-disk", &name, x, disk_bytes);
+                points.add("bytes-disk-each", &name, x, disk_bytes / bytes as f64);
+            }
         }
     }
 }
@@ -182,24 +185,30 @@ fn load(
         per_second: figure("writes_per_second") + figure("reads_per_second"),
         p99_millis: figure("p99_micros") / 1e3,
         processor_micros: (after.processor - before.processor).as_secs_f64() * 1e6 / requests,
-        // A file system that is not on a disk has none written, and there is no picture of 0.
-        disk_bytes: ((after.disk - before.disk) / requests / cluster.n_members() as f64).max(1.0),
+        disk_bytes: after
+            .disk
+            .zip(before.disk)
+            .filter(|(after, before)| after > before)
+            .map(|(after, before)| (after - before) as f64 / requests / cluster.n_members() as f64),
     }
 }
 
 /// What all members have spent, and on how many requests, since they were started.
 struct Spent {
     processor: Duration,
-    disk: f64,
+    disk: Option<u64>,
     requests: f64,
 }
 
 impl Spent {
     fn by(cluster: &Cluster) -> Spent {
-        let mut spent = Spent { processor: Duration::ZERO, disk: 0.0, requests: 0.0 };
+        let mut spent = Spent {
+            processor: Duration::ZERO,
+            disk: written_bytes(cluster.directory()),
+            requests: 0.0,
+        };
         for member in 0..cluster.n_members() {
             spent.processor += processor_time(cluster.pid(member));
-            spent.disk += written_bytes(cluster.pid(member)) as f64;
             spent.requests += answered(&cluster.ask(member, "GET", "/_metrics", "").text());
         }
         spent

@@ -3,7 +3,7 @@
 use crate::cliff::Step;
 
 /// Under each picture.
-const TEXTS: [(&str, &str); 16] = [
+const TEXTS: [(&str, &str); 17] = [
     (
         "members-rate",
         "One member alone waits for its own disk only, and says nothing to anybody. From three on \
@@ -31,9 +31,9 @@ const TEXTS: [(&str, &str); 16] = [
     ),
     (
         "keys-p99",
-        "What stands beside the writes is a snapshot, written by another thread, on a machine whose \
-         cores are\nall busy: the more keys, the longer one takes, and the more of the loads' few \
-         seconds it fills.",
+        "The slowest of a hundred are those beside a snapshot, which every member takes at the same \
+         index, on\ncores that are all busy: the more keys, the longer it takes. With snapshots \
+         turned off the curve is\nflatter.",
     ),
     (
         "keys-processor",
@@ -69,8 +69,8 @@ const TEXTS: [(&str, &str); 16] = [
     ),
     (
         "bytes-moved",
-        "The same in bytes: it rises until the disk, which takes every byte three times, has no \
-         more to give.",
+        "The same in bytes: it rises until the bytes are what is paid for, by the processors that all \
+         members\nand the load share, and by the disk, which takes every byte once for each member.",
     ),
     (
         "bytes-p99",
@@ -88,9 +88,16 @@ const TEXTS: [(&str, &str); 16] = [
     ),
     (
         "bytes-disk",
-        "A small entry shares the block that its batch ends in: with many connections more of them \
-         do. Zeros\ngo ahead of the log, so that a sync need not change a file's length, which \
-         makes it twice the bytes\nat most; and snapshots come with them.",
+        "All that the disk was given while the load ran, by its own count: the log, the zeros that \
+         go ahead of\nit, snapshots, and what the file system says of them. Small entries share the \
+         blocks that their batch\nbegins and ends in: the more connections, the more entries. From \
+         about a batch of blocks on it goes\nwith the bytes.",
+    ),
+    (
+        "bytes-disk-each",
+        "The same for each byte: blocks and zeros are spread over ever more of them. What is left \
+         for large\nvalues is one byte for the log, one for the zeros ahead of it, and the \
+         snapshots.",
     ),
 ];
 

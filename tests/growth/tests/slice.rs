@@ -26,7 +26,8 @@ fn a_small_page_is_written_whole() {
 
     let text = fs::read_to_string(&page).unwrap();
     let points = Points::read(&fs::read_to_string(page.with_extension("csv")).unwrap()).unwrap();
-    assert_eq!(points.figures().count(), 15, "all but the memory for each of many keys");
+    // All but the memory for each of many keys, and where no disk can be told apart its bytes.
+    assert!([14, 16].contains(&points.figures().count()), "{points}");
     for figure in points.figures() {
         let picture = format!("small-{}.svg", figure.name);
         assert!(text.contains(&picture), "no {picture} in {text}");
