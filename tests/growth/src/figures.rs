@@ -68,8 +68,9 @@ impl Axis {
             Axis::Keys => (&["", "k", "M"], 1000),
             Axis::Bytes => (&[" B", " KiB", " MiB"], 1024),
         };
-        let whole =
-            |power: &usize| x >= base.pow(*power as u32) && x % base.pow(*power as u32) == 0;
+        let whole = |power: &usize| {
+            x >= base.pow(*power as u32) && x.is_multiple_of(base.pow(*power as u32))
+        };
         let power = (0..units.len()).rev().find(whole).unwrap_or(0);
         format!("{}{}", x / base.pow(power as u32), units[power])
     }
@@ -107,7 +108,7 @@ pub const FIGURES: [Figure; 17] = {
     use Growth::{InProportion, NotAtAll};
     use Meaning::{Cost, Rate, Shown};
     [
-        figure(Members, "members-rate", "Requests a second", "a second", Rate, InProportion),
+        figure(Members, "members-rate", "Requests answered", "a second", Rate, InProportion),
         figure(Members, "members-p99", "p99 of a request", "ms", Cost, InProportion),
         figure(
             Members,
@@ -117,7 +118,7 @@ pub const FIGURES: [Figure; 17] = {
             Cost,
             InProportion,
         ),
-        figure(Keys, "keys-rate", "PUTs a second", "a second", Rate, NotAtAll),
+        figure(Keys, "keys-rate", "PUTs committed", "a second", Rate, NotAtAll),
         figure(Keys, "keys-p99", "p99 of a PUT", "ms", Cost, NotAtAll),
         figure(
             Keys,
@@ -138,8 +139,8 @@ pub const FIGURES: [Figure; 17] = {
         ),
         figure(Keys, "keys-snapshot", "Size of a snapshot", "MiB", Cost, InProportion),
         figure(Keys, "keys-time", "Time of a snapshot and of a restart", "s", Cost, InProportion),
-        figure(Bytes, "bytes-rate", "PUTs a second", "a second", Rate, InProportion),
-        figure(Bytes, "bytes-moved", "Bytes of values a second", "MB/s", Shown, InProportion),
+        figure(Bytes, "bytes-rate", "PUTs committed", "a second", Rate, InProportion),
+        figure(Bytes, "bytes-moved", "Values committed", "MB/s", Shown, InProportion),
         figure(Bytes, "bytes-p99", "p99 of a PUT", "ms", Cost, InProportion),
         figure(
             Bytes,

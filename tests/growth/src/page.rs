@@ -178,7 +178,7 @@ mod tests {
             "| 3 | 30k | 50k |",
             "| 10k | 29k |",
             "| 1 MiB | 120 |",
-            "![Requests a second](growth-members-rate.svg)",
+            "![Requests answered](growth-members-rate.svg)",
             "## By members",
             "## By keys",
             "## By bytes in a value",
@@ -204,7 +204,7 @@ mod tests {
             cliffs.iter().map(|c| (c.figure.name, c.series, c.step.from, c.step.to)).collect();
         assert_eq!(found, [("keys-rate", "PUT", 10_000, 100_000)]);
         let text = text(&points, "growth");
-        assert!(text.contains("| PUTs a second | PUT | 10k | 100k | 3.22 | 1.5 | "), "{text}");
+        assert!(text.contains("| PUTs committed | PUT | 10k | 100k | 3.22 | 1.5 | "), "{text}");
         assert_eq!(text.matches("**a cliff**").count(), 1, "{text}");
         let n_unexplained = cliffs.iter().filter(|cliff| cliff.reason.is_none()).count();
         assert_eq!(text.matches("**unexplained**").count(), n_unexplained);

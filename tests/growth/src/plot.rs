@@ -162,7 +162,7 @@ fn quarters(heights: &Range<f64>) -> Vec<f64> {
     let rough = heights.end / 4.0;
     let decade = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|times| times * decade);
-    let step = step.filter(|step| *step <= rough).last().unwrap_or(decade);
+    let step = step.filter(|step| *step <= rough).next_back().unwrap_or(decade);
     let n = (heights.end / step) as u32;
     (0..=n).map(|times| f64::from(times) * step).collect()
 }
@@ -201,7 +201,7 @@ mod tests {
         let points = points();
         let figure = named("members-rate").expect("there is one");
         let svg = svg(figure, points.of(figure)).expect("it can be drawn");
-        for text in ["Requests a second", "PUT", "GET", "members", "\n5\n", "\n40k\n"] {
+        for text in ["Requests answered, a second", "PUT", "GET", "members", "\n5\n", "\n40k\n"] {
             assert!(svg.contains(text), "no {text:?} in {svg}");
         }
         assert_eq!(svg.matches("<circle").count(), 6);
