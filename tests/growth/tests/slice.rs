@@ -17,7 +17,7 @@ fn growth(page: &Path, args: &[&str]) -> Output {
 #[test]
 fn a_small_page_is_written_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let page = directory.path().join("small.md");
+    let page = directory.path().join("one-page.md");
     let small = ["--keys", "1000", "--bytes", "16", "--members", "1,3", "--seconds", "1"];
     let output = growth(&page, &small);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -29,7 +29,7 @@ fn a_small_page_is_written_whole() {
     // All but the memory for each of many keys, and where no disk can be told apart its bytes.
     assert!([14, 16].contains(&points.figures().count()), "{points}");
     for figure in points.figures() {
-        let picture = format!("small-{}.svg", figure.name);
+        let picture = format!("one-page-{}.svg", figure.name);
         assert!(text.contains(&picture), "no {picture} in {text}");
         let svg = fs::read_to_string(directory.path().join(&picture)).unwrap();
         let n_points: usize = points.of(figure).iter().map(|series| series.points.len()).sum();
@@ -37,10 +37,10 @@ fn a_small_page_is_written_whole() {
     }
     assert!(text.contains("`make growth KEYS=1000 BYTES=16 MEMBERS=1,3 SECONDS=1`"), "{text}");
 
-    let again = directory.path().join("again.md");
+    let again = directory.path().join("other-page.md");
     let from = page.with_extension("csv");
     growth(&again, &["--from", from.to_str().unwrap()]);
-    assert_eq!(fs::read_to_string(&again).unwrap(), text.replace("small", "again"));
+    assert_eq!(fs::read_to_string(&again).unwrap(), text.replace("one-page", "other-page"));
 }
 
 /// G2: a cliff that nobody can explain fails the run, and nothing else does.
