@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use tests::cluster::Cluster;
-use tests::figure::{
+use ::tests::cluster::Cluster;
+use ::tests::figure::{
     bench, forget_peak, measured, memory, processor_time, serves_after, written_bytes,
 };
-use tests::load::Fill;
+use ::tests::load::Fill;
 
 use crate::points::Points;
 

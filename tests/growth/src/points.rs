@@ -16,7 +16,7 @@ pub struct Points {
     /// What must be known of a measurement: names and values.
     pub facts: Vec<(String, String)>,
     /// Of each figure, of each series, in the order of what is varied.
-    figures: BTreeMap<&'static str, Vec<Series>>,
+    pub(crate) figures: BTreeMap<&'static str, Vec<Series>>,
 }
 
 /// One line of a picture.
