@@ -121,7 +121,7 @@ fn by_keys(sizes: &Sizes, told: &dyn Fn(&str), points: &mut Points) {
         cluster.kill(member);
         let path = Fill::path(keys - 1);
         let served = serves_after(&mut cluster, member, &path, PATIENCE);
-        points.add("keys-time", "kill -9, start, first GET", keys, served.as_secs_f64());
+        points.add("keys-time", "from a start after kill -9 to a GET", keys, served.as_secs_f64());
         cluster.eventually("a member is ready again", PATIENCE, || {
             let answer = cluster.client(member).get("/_ready");
             matches!(&answer, Ok(answer) if answer.status < 300)

@@ -161,8 +161,8 @@ fn bounds(heights: impl Iterator<Item = f64>, is_logarithmic: bool) -> (f64, f64
 fn quarters(heights: &Range<f64>) -> Vec<f64> {
     let rough = heights.end / 4.0;
     let decade = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|times| times * decade);
-    let step = step.filter(|step| *step <= rough).next_back().unwrap_or(decade);
+    let mut steps = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|times| times * decade);
+    let step = steps.rfind(|step| *step <= rough).unwrap_or(decade);
     let n = (heights.end / step) as u32;
     (0..=n).map(|times| f64::from(times) * step).collect()
 }

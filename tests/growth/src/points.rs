@@ -40,6 +40,9 @@ impl Points {
 
     fn try_add(&mut self, figure: &str, series: &str, x: u64, value: f64) -> Result<(), String> {
         let known = named(figure).ok_or_else(|| format!("there is no figure {figure}"))?;
+        if series.contains([',', '|', '\n']) {
+            return Err(format!("{figure}, {series:?}: that would be more than one cell"));
+        }
         if !value.is_finite() || value <= 0.0 || x == 0 {
             return Err(format!("{figure}, {series} at {x}: {value} has no place in a picture"));
         }
@@ -136,6 +139,13 @@ mod tests {
         assert_eq!(Points::read(&points.to_string()), Ok(points.clone()));
         assert_eq!(points.fact("machine"), "a desk");
         assert_eq!(points.fact("moon"), "unknown");
+    }
+
+    /// G1: a name that would be read as two is not written.
+    #[test]
+    fn names_are_one_cell() {
+        let tried = Points::default().try_add("keys-time", "kill, then start", 1, 1.0);
+        assert!(tried.is_err_and(|why| why.contains("one cell")));
     }
 
     /// What is no such file is not taken for one with little in it.
