@@ -2,8 +2,10 @@
 # simulate · crash · checker · histories · fuzz · mutants: campaigns, each with one closing line ·
 # prove: all of them at their size, written to docs/proof.md (docs/testing.md says what they are)
 # benches · budgets: what each step of a write costs by itself, and the page of it
-# restart · disk · join · snapshot-bench · transfer · bench-reads · failover · handover · deadlines ·
-# overload · slow · vet: figures, each with its limit · peers: noise on the peer port
+# growth: every cost by members, keys and bytes, and the page of it
+# restart · restart-keys · disk · memory · join · snapshot-bench · transfer · bench-reads · failover ·
+# handover · deadlines · overload · slow · slow-sync · vet: figures, each with its limit ·
+# peers: noise on the peer port
 #
 # A campaign says on stderr where its seeds begin: FIRST_SEED=<n> repeats it, SEED=<n> (of crash,
 # REPLAY) one of its cases. histories has one seed for all that it chooses, SEED.
@@ -14,9 +16,10 @@ PROFILE ?= release
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BIN = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/raftexample
 
-.PHONY: run cluster build test check fix bench bench-compare bench-compare-test fuzz restart disk \
-	join snapshot-bench transfer bench-reads failover handover deadlines overload vet slow peers \
-	simulate crash checker histories mutants prove benches budgets
+.PHONY: run cluster build test check fix bench bench-compare bench-compare-test fuzz restart \
+	restart-keys disk memory join snapshot-bench transfer bench-reads failover handover deadlines \
+	overload vet slow slow-sync peers simulate crash checker histories mutants prove benches budgets \
+	growth
 
 # Builds, says what to try, and runs the Procfile's three members until Ctrl-C.
 run: build
@@ -62,9 +65,12 @@ bench: build
 # The same beside Debian's etcd-server, the Go original, and what fio writes (apt-get install
 # etcd-server golang-go golang-etcd-server-dev fio; who is absent is left out), in turns, in one
 # session of ROUNDS rounds of SECONDS each, some seven minutes. PAGE is written, and a picture beside
-# it. PAGE= writes none.
+# it. PAGE= writes none. COMPARED is what must come of it: times etcd's writes at each level, p99 at
+# 64 and a mix, times the original's stale reads, and times a third of fio's bytes.
 ETCD_BENCH = tests/etcd-bench/Cargo.toml
 PAGE ?= docs/benchmarks.md
+COMPARED ?= --at-least 2.0,3.2,3.5,3.4 --p99-at-most 0.5 --mix-at-least 3 --reads-at-least 0.9 \
+	--disk-at-least 0.6
 bench-compare: ROUNDS = 3
 bench-compare: SECONDS = 3
 bench-compare: build
@@ -72,7 +78,7 @@ bench-compare: build
 	PROTOC="$$(cargo run --quiet --manifest-path $(ETCD_BENCH) -p vendored-protoc)" \
 	cargo run --release --quiet --manifest-path $(ETCD_BENCH) -p etcd-bench -- \
 	  --against $(BIN) --original $(TARGET_DIR)/original/raftexample \
-	  --rounds $(ROUNDS) --seconds $(SECONDS) --at-least 1.4,2.2,2.3,2.5 \
+	  --rounds $(ROUNDS) --seconds $(SECONDS) $(COMPARED) \
 	  $(if $(PAGE),--page $(PAGE) --command "make bench-compare ROUNDS=$(ROUNDS) SECONDS=$(SECONDS)") \
 	  $(BENCH_ARGS)
 
@@ -96,15 +102,25 @@ fuzz:
 # How soon three members with a long log serve again after kill -9, and their peak memory.
 ENTRIES ?= 1000000
 restart:
-	ENTRIES=$(ENTRIES) cargo test --release -p tests --test restart -- --ignored --nocapture
+	ENTRIES=$(ENTRIES) cargo test --release -p tests --test restart -- --ignored --nocapture \
+	  --exact a_long_log_serves_again_soon
 
-# What snapshots and joining cost (tests/tests/figures.rs). TMPDIR puts the data on the disk to
+# How soon one of three members with KEYS keys serves a linearizable read after kill -9, ROUNDS times.
+restart-keys:
+	cargo test --release -p tests --test restart -- --ignored --nocapture \
+	  --exact a_member_with_many_keys_serves_again_soon
+
+# What keys, snapshots and joining cost (tests/tests/figures.rs). TMPDIR puts the data on the disk to
 # be measured.
 FIGURE = cargo test --release -p tests --test figures -- --ignored --nocapture --exact
 
 # The most disk that a member takes while WRITES small writes hit a thousand keys.
 disk:
 	$(FIGURE) disk_is_bounded
+
+# The most memory that a member with KEYS keys takes under SECONDS of load.
+memory:
+	$(FIGURE) memory_is_bounded
 
 # How soon a member that joins a cluster of KEYS keys serves a linearizable read.
 join:
@@ -150,6 +166,10 @@ vet:
 # p99 of writes with SLOW slow clients attached (1,000), beside that without, in ROUNDS turns.
 slow:
 	$(ANSWERS) slow -- --ignored --nocapture --exact slow_clients_do_not_slow_others
+
+# Writes per second of CONNECTIONS clients (256) when every sync of the log takes 5 ms.
+slow-sync:
+	$(ANSWERS) slow -- --ignored --nocapture --exact slow_syncs_are_shared_by_many
 
 # ROUNDS of noise over every path of a member's peer port, while it serves: it must not grow.
 # PEERS_SEED repeats a run's choices.
@@ -213,3 +233,11 @@ benches:
 budgets: BENCH =
 budgets: benches
 	cargo run --release --quiet -p benches --features criterion --bin budgets-page
+
+# Every cost by members, keys and bytes of a value, drawn, with the page docs/growth.md of it: some
+# ten minutes. KEYS and BYTES are the most of each, MEMBERS which (1,3,5,7), SECONDS the length of each
+# load; smaller ones try it, and PAGE puts the page elsewhere. TMPDIR puts the data on the disk to be
+# measured. Fails when a cost jumps and the page has no reason for it.
+growth:
+	@cargo run --release --quiet -p growth -- $(call said,KEYS,keys) $(call said,BYTES,bytes) \
+	  $(call said,MEMBERS,members) $(call said,SECONDS,seconds) $(call said,PAGE,page)

@@ -1,11 +1,23 @@
 //! What the tests that print a figure and compare it with a limit share.
 
-use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fmt, fs, thread};
+
+use rustix::fs::{major, minor};
+use rustix::process::Pid;
 
 use crate::binary;
 use crate::cluster::Cluster;
+
+/// What `/proc` counts processor time in, whatever the kernel itself does.
+const TICKS_PER_SECOND: u64 = 100;
+/// What `/proc/diskstats` counts in, whatever the disk itself does.
+const SECTOR_BYTES: u64 = 512;
+/// Short beside the shortest start of a member.
+const SERVES_POLL: Duration = Duration::from_millis(3);
 
 /// A number in the environment.
 ///
@@ -26,6 +38,98 @@ pub fn bench(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(binary::raftexample());
     command.arg("bench").args(["--targets", &targets.join(","), "--rounds", "1"]).args(args);
     command
+}
+
+/// What the generator printed with `--json` at one level.
+///
+/// # Panics
+///
+/// When it could not measure; what it said is shown.
+pub fn measured(mut bench: Command) -> serde_json::Value {
+    let output = bench.arg("--json").output().expect("the load generator starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one line of JSON")
+}
+
+/// A line of `/proc/<pid>/status`, in bytes.
+///
+/// # Panics
+///
+/// When there is no such process, or no such line.
+pub fn memory(pid: Pid, name: &str) -> u64 {
+    let (path, status) = about(pid, "status");
+    let line = status.lines().find(|line| line.starts_with(name));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kib.unwrap_or_else(|| panic!("{path} has no {name}")) << 10
+}
+
+/// From now on `VmHWM` is the peak since now.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn forget_peak(pid: Pid) {
+    let path = format!("/proc/{}/clear_refs", pid.as_raw_nonzero());
+    fs::write(&path, "5").unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// The processor time that a process has taken, in its own code and in the system's.
+///
+/// # Panics
+///
+/// When there is no such process.
+pub fn processor_time(pid: Pid) -> Duration {
+    let (path, stat) = about(pid, "stat");
+    let ticks = ticks(&stat).unwrap_or_else(|| panic!("{path} has no times: {stat}"));
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
+
+/// The bytes that the disk under a directory has been given, by whomever; none where there is no
+/// disk of its own under it. What `/proc/<pid>/io` counts is another thing: whole pages of the cache,
+/// of which a disk is given the blocks that were changed.
+pub fn written_bytes(directory: &Path) -> Option<u64> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let disks = fs::read_to_string("/proc/diskstats").ok()?;
+    sectors_written(&disks, major(device), minor(device)).map(|sectors| sectors * SECTOR_BYTES)
+}
+
+fn sectors_written(disks: &str, major: u32, minor: u32) -> Option<u64> {
+    let (major, minor) = (major.to_string(), minor.to_string());
+    let mut lines = disks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let fields = lines.find(|fields| fields.get(..2) == Some(&[&major, &minor]))?;
+    fields.get(9)?.parse().ok()
+}
+
+fn about(pid: Pid, name: &str) -> (String, String) {
+    let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    (path, text)
+}
+
+/// Fields 14 and 15 of a process's `stat`; the name before them may hold spaces and parentheses.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+/// Starts a member that is down; how long from there until a linearizable read of a key that
+/// exists is answered.
+///
+/// # Panics
+///
+/// When it is not answered within `limit`.
+pub fn serves_after(cluster: &mut Cluster, member: usize, path: &str, limit: Duration) -> Duration {
+    let begin = Instant::now();
+    cluster.restart(member);
+    loop {
+        let answer = cluster.client(member).get(path);
+        if matches!(&answer, Ok(answer) if answer.status == 200) {
+            return begin.elapsed();
+        }
+        assert!(begin.elapsed() < limit, "GET {path}: {answer:?}");
+        thread::sleep(SERVES_POLL);
+    }
 }
 
 /// The bound of the highest bucket of lateness that any member has a tick in.
@@ -185,6 +289,26 @@ impl fmt::Display for Durations {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel's line of a process whose name is as bad as it can be.
+    #[test]
+    fn processor_times_are_read() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 150 25 3 4 20 0 5 0 99 1 2";
+        assert_eq!(ticks(stat), Some(175));
+        assert_eq!(ticks("7 (a) S 1"), None);
+        let this = rustix::process::getpid();
+        assert!(memory(this, "VmHWM") > 0 && processor_time(this) < Duration::from_secs(3600));
+    }
+
+    /// The kernel's lines of a disk and of a part of it.
+    #[test]
+    fn disks_are_read() {
+        let disks =
+            " 254  0 vda 5 0 40 1 7 3 640 2 0 9 3 0 0 0 0\n 254  1 vda1 1 0 8 1 2 0 16 1 0 1 1\n";
+        assert_eq!(sectors_written(disks, 254, 0), Some(640));
+        assert_eq!(sectors_written(disks, 254, 1), Some(16));
+        assert_eq!(sectors_written(disks, 25, 4), None);
+    }
 
     /// A limit for 38 of 40 is no limit when the rank is off by one.
     #[test]

@@ -4,11 +4,15 @@
 //! acknowledged, its value; refused, nothing; unknown, either, but the same on every member.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 use crate::http::{Client, Failure, Response};
 use crate::rng::Rng;
@@ -19,6 +23,10 @@ const WRITE_EVERY: Duration = Duration::from_millis(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads that wait together share a round of the quorum.
 const N_READERS: usize = 12;
+/// Keys that one request fills: as many as it may.
+const BATCH: u64 = 128;
+/// Enough that one request is made while another is committed.
+const BATCH_WRITERS: u64 = 8;
 /// How many wrong values a failure shows.
 const MAX_SHOWN: usize = 10;
 
@@ -228,6 +236,39 @@ impl Fill {
                 });
             }
         });
+    }
+
+    /// As [`Fill::write`], from this key on and many to a request, as fast as a cluster takes them.
+    ///
+    /// # Panics
+    ///
+    /// When a request is not answered with success.
+    pub fn write_in_batches(self, address: SocketAddr, first: u64) {
+        let next = AtomicU64::new(first);
+        let writer = || {
+            let mut client = Client::new(address);
+            loop {
+                let begin = next.fetch_add(BATCH, Ordering::Relaxed);
+                if begin >= self.n_keys {
+                    return;
+                }
+                let body = self.batch(begin..self.n_keys.min(begin + BATCH));
+                let answer = client.request("POST", "/_txn", &[], body.as_bytes());
+                let answered = matches!(&answer, Ok(answer) if answer.status == 200);
+                assert!(answered, "POST /_txn from key {begin}: {answer:?}");
+            }
+        };
+        thread::scope(|scope| (0..BATCH_WRITERS).for_each(|_| drop(scope.spawn(writer))));
+    }
+
+    fn batch(self, keys: Range<u64>) -> String {
+        let put = |number| {
+            let value = BASE64_STANDARD.encode(self.value(number));
+            let key = Fill::path(number);
+            format!(r#"{{"op":"put","key":"{}","value":"{value}"}}"#, &key[1..])
+        };
+        let puts: Vec<_> = keys.map(put).collect();
+        format!(r#"{{"compare":[],"then":[{}],"else":[]}}"#, puts.join(","))
     }
 
     /// Reads every key whose number divides by `every` with linearizable reads.

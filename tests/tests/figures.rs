@@ -1,7 +1,7 @@
-//! What snapshots and joining cost, in figures.
+//! What keys, snapshots and joining cost, in figures.
 //!
-//! Long, so not part of the fast suite: `make disk`, `make join`, `make snapshot-bench` and
-//! `make transfer`. Each prints what it measures and fails when that is beyond its limit.
+//! Long, so not part of the fast suite: `make disk`, `make memory`, `make join`,
+//! `make snapshot-bench` and `make transfer`. Each prints what it measures and fails when that is beyond its limit.
 
 #![allow(clippy::print_stdout, reason = "its measurements are what it is run for")]
 
@@ -15,10 +15,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
 use serde_json::Value;
 use tests::cluster::{Cluster, id};
-use tests::figure::{bench, latest_tick, parameter};
+use tests::figure::{bench, forget_peak, latest_tick, measured, memory, parameter};
 use tests::load::Fill;
 
 const MIB: u64 = 1 << 20;
@@ -26,6 +25,7 @@ const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 const MAX_DISK: u64 = 512 * MIB;
+const MAX_MEMORY: u64 = 450 * MIB;
 const DISK_EVERY: Duration = Duration::from_millis(100);
 const SERVES_WITHIN: Duration = Duration::from_secs(5);
 const MAX_P99_RATIO: f64 = 2.0;
@@ -89,6 +89,33 @@ fn disk_is_bounded() {
     assert!(most.iter().all(|&bytes| bytes < MAX_DISK), "more than {} MiB", MAX_DISK / MIB);
 }
 
+/// A million keys take no more of each member's memory than the limit, also at the peak under load:
+/// `make memory`, or `make memory KEYS=100000`.
+#[test]
+#[ignore = "a million keys under load: make memory"]
+fn memory_is_bounded() {
+    let fill = Fill { n_keys: parameter("KEYS", 1_000_000), value_bytes: 128 };
+    let cluster = Cluster::start(3);
+    let begin = Instant::now();
+    fill.write_in_batches(cluster.address(cluster.wait_leader()), 0);
+    let filled = begin.elapsed();
+    let of_each = |name| [0, 1, 2].map(|member| memory(cluster.pid(member), name) / MIB);
+    println!("memory: {} keys in {filled:.1?}; now {:?} MiB", fill.n_keys, of_each("VmRSS"));
+    let (keys, seconds) = (fill.n_keys.to_string(), parameter("SECONDS", 30).to_string());
+    let args = ["--connections", "64", "--seconds", &seconds, "--keys", &keys];
+    let line = measured(bench(&cluster, &args));
+    let peaks = [0, 1, 2].map(|member| memory(cluster.pid(member), "VmHWM"));
+    println!(
+        "memory: {} keys of {} bytes under {:.0} writes/s: at most {:?} MiB per member, limit {} MiB",
+        fill.n_keys,
+        fill.value_bytes,
+        line["writes_per_second"].as_f64().unwrap_or_default(),
+        peaks.map(|bytes| bytes / MIB),
+        MAX_MEMORY / MIB,
+    );
+    assert!(peaks.iter().all(|&bytes| bytes < MAX_MEMORY), "more than {} MiB", MAX_MEMORY / MIB);
+}
+
 /// A fourth member joins a cluster with many keys and soon serves linearizable reads: `make join`.
 #[test]
 #[ignore = "loads 100,000 keys: make join"]
@@ -135,10 +162,8 @@ fn snapshots_do_not_stall_writers() {
         for ((name, cluster), p99) in clusters.iter().zip(&mut p99) {
             let before = index(cluster, cluster.wait_leader(), "snapshot_index");
             let keys = keys.to_string();
-            let args = ["--connections", "64", "--seconds", &seconds, "--keys", &keys, "--json"];
-            let output = bench(cluster, &args).output().expect("the load generator starts");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let line: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+            let args = ["--connections", "64", "--seconds", &seconds, "--keys", &keys];
+            let line = measured(bench(cluster, &args));
             let micros = line["p99_micros"].as_u64().expect("the bench reports it");
             let after = index(cluster, cluster.wait_leader(), "snapshot_index");
             println!(
@@ -258,21 +283,6 @@ fn transfer_lines(cluster: &Cluster, new: usize) -> String {
         }
     }
     text
-}
-
-/// A line of `/proc/<pid>/status`, in bytes.
-fn memory(pid: Pid, name: &str) -> u64 {
-    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
-    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let line = status.lines().find(|line| line.starts_with(name));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.unwrap_or_else(|| panic!("{path} has no {name}")) << 10
-}
-
-/// From now on `VmHWM` is the peak since now.
-fn forget_peak(pid: Pid) {
-    let path = format!("/proc/{}/clear_refs", pid.as_raw_nonzero());
-    fs::write(&path, "5").unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
 /// How long `curl -o f && sync f` takes for the same file over loopback.

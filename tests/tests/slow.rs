@@ -1,6 +1,6 @@
-//! What slow clients cost the others: next to nothing.
+//! What slow clients cost the others: next to nothing; and how much is written while disks are slow.
 //!
-//! `make slow` prints the figure and fails beyond the limit.
+//! `make slow` and `make slow-sync` print the figures and fail beyond the limits.
 
 #![allow(clippy::print_stdout, reason = "its measurements are what it is run for")]
 
@@ -8,13 +8,18 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, Plan};
 use tests::crowd::Crowd;
-use tests::figure::{Durations, machine, parameter};
+use tests::figure::{Durations, bench, machine, measured, parameter};
 use tests::http::Client;
 
 /// p99 of writes with slow clients attached, in those of p99 without.
 const MAX_RATIO: f64 = 1.5;
+
+/// What every sync of the log is made to take.
+const SLOW_SYNC: &str = "sync:wal:1..=slow:5ms";
+/// Writes per second of many clients with such disks: a batch must hold what came during a sync.
+const MIN_WITH_SLOW_SYNC: f64 = 20_000.0;
 
 /// Writes of clients that wait for each answer; gives what each took.
 ///
@@ -101,4 +106,30 @@ fn slow_clients_do_not_slow_others() {
     let median = ratios[ratios.len() / 2];
     println!("slow: median ratio {median:.2}, limit {MAX_RATIO}");
     assert!(median <= MAX_RATIO, "p99 with slow clients is {median:.2} times that without");
+}
+
+/// Disks that take 5 ms for each sync: whoever comes meanwhile shares the next. `make slow-sync`.
+#[test]
+#[ignore = "needs a quiet machine: make slow-sync"]
+fn slow_syncs_are_shared_by_many() {
+    let mut cluster = Cluster::place_as(3, &Plan { is_faulty: true, ..Plan::default() });
+    (0..3).for_each(|member| cluster.set_faults(member, SLOW_SYNC));
+    cluster.restart_all();
+    let connections = parameter("CONNECTIONS", 256).to_string();
+    let seconds = parameter("SECONDS", 5).to_string();
+    let mut rounds = Vec::new();
+    for round in 0..parameter("ROUNDS", 3) {
+        let args = ["--connections", &connections, "--seconds", &seconds];
+        let line = measured(bench(&cluster, &args));
+        let per_second = line["writes_per_second"].as_f64().expect("the bench reports it");
+        println!("slow-sync: round {round}: {per_second:.0} writes/s; {}", machine());
+        rounds.push(per_second);
+    }
+    rounds.sort_by(f64::total_cmp);
+    let median = rounds[rounds.len() / 2];
+    println!(
+        "slow-sync: median {median:.0} writes/s at {connections} connections with {SLOW_SYNC}, \
+         limit {MIN_WITH_SLOW_SYNC:.0}"
+    );
+    assert!(median >= MIN_WITH_SLOW_SYNC, "{median:.0} writes/s are too few");
 }

@@ -51,7 +51,8 @@ fn page() -> Result<(), Error> {
         return Err("there is nothing that the benches found within the last hour".into());
     }
     all.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
-    let (machine, commit, now) = (facts::machine(&root)?, facts::commit(&root)?, facts::now());
+    let (machine, commit, now) =
+        (facts::machine(&root)?, facts::commit(&root, PAGE)?, facts::now());
     let mut page = format!(
         "# Budgets\n\nWritten by `make budgets`: what each step of a write costs by itself. What these \
          are, and what\nthey cannot show, is in [performance.md](performance.md#benches).\n\n\

@@ -103,6 +103,7 @@ fn write_page(
         seconds: args.seconds,
         warm_up_ms: args.warm_up_ms,
         picture: picture.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        judged: args.limits.judged(&outcomes),
         outcomes,
     };
     let write = |path: &Path, text: String| {

@@ -100,6 +100,14 @@ impl Outcome {
         Spread::ratio(&p99(peer), &p99(yardstick))
     }
 
+    /// What its ratios are times of.
+    pub(crate) fn yardstick(&self) -> &'static str {
+        match self.case.yardstick {
+            Yardstick::Peer(peer) => peer.name(),
+            Yardstick::Disk => "a third of fio",
+        }
+    }
+
     /// In a few words.
     pub(crate) fn name(&self) -> String {
         let connections = self.case.connections;

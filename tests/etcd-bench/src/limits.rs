@@ -1,6 +1,8 @@
 //! What a comparison must come to, if it is told so.
 
-use crate::figure::Outcome;
+use std::fmt;
+
+use crate::figure::{Outcome, Spread};
 use crate::plan::{Kind, Peer};
 use crate::round::Failure;
 
@@ -28,6 +30,22 @@ pub(crate) struct Limits {
     disk_at_least: Option<f64>,
 }
 
+/// What a ratio must be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A ratio beside its limit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Judged {
+    pub(crate) name: String,
+    pub(crate) yardstick: &'static str,
+    pub(crate) ratio: Spread,
+    pub(crate) bound: Bound,
+}
+
 impl Limits {
     /// Whether they fit the levels.
     pub(crate) fn check(&self, connections: &[u16]) -> Result<(), Failure> {
@@ -37,9 +55,9 @@ impl Limits {
         Err(Failure::new("--at-least needs a ratio for each level of --connections"))
     }
 
-    /// What is not as it must be, of what was measured against something.
-    pub(crate) fn missed(&self, outcomes: &[Outcome]) -> Vec<String> {
-        let mut missed = Vec::new();
+    /// Each limit that was given, of what was measured against something.
+    pub(crate) fn judged(&self, outcomes: &[Outcome]) -> Vec<Judged> {
+        let mut judged = Vec::new();
         let mut levels = self.at_least.iter().copied();
         for outcome in outcomes {
             let least = match outcome.case.kind {
@@ -48,30 +66,56 @@ impl Limits {
                 Kind::Reads => self.reads_at_least,
                 Kind::Large => self.disk_at_least,
             };
-            if let (Some(ratio), Some(least)) = (outcome.ratio(Peer::Raftexample), least)
-                && ratio.median < least
-            {
-                missed.push(format!("{}: {ratio}, {least} wanted", outcome.name()));
+            if let (Some(ratio), Some(least)) = (outcome.ratio(Peer::Raftexample), least) {
+                let (name, bound) = (outcome.name(), Bound::AtLeast(least));
+                judged.push(Judged { name, yardstick: outcome.yardstick(), ratio, bound });
             }
             let is_p99 =
                 outcome.case.kind == Kind::Writes && outcome.case.connections == P99_CONNECTIONS;
             if let (true, Some(ratio), Some(most)) =
                 (is_p99, outcome.p99_ratio(Peer::Raftexample), self.p99_at_most)
-                && ratio.median > most
             {
-                missed.push(format!("p99 of {}: {ratio}, at most {most} wanted", outcome.name()));
+                let (name, bound) = (format!("p99 of {}", outcome.name()), Bound::AtMost(most));
+                judged.push(Judged { name, yardstick: outcome.yardstick(), ratio, bound });
             }
         }
+        judged
+    }
+
+    /// What is not as it must be.
+    pub(crate) fn missed(&self, outcomes: &[Outcome]) -> Vec<String> {
+        let missed = self.judged(outcomes).into_iter().filter(|judged| !judged.is_met());
         missed
+            .map(|Judged { name, ratio, bound, .. }| format!("{name}: {ratio}, {bound} wanted"))
+            .collect()
+    }
+}
+
+impl Judged {
+    /// Whether the median keeps the limit.
+    pub(crate) fn is_met(&self) -> bool {
+        match self.bound {
+            Bound::AtLeast(least) => self.ratio.median >= least,
+            Bound::AtMost(most) => self.ratio.median <= most,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::AtLeast(least) => write!(f, "at least {least}"),
+            Bound::AtMost(most) => write!(f, "at most {most}"),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::page::tests::outcomes;
 
-    fn limits() -> Limits {
+    pub(crate) fn limits() -> Limits {
         // What the made-up rounds come to, exactly.
         Limits {
             at_least: vec![3.0, 3.0],

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::disk;
 use crate::figure::{Outcome, Spread};
+use crate::limits::Judged;
 use crate::plan::{Kind, Peer, Yardstick};
 use crate::plot::{self, Series};
 use crate::report::Line;
@@ -28,6 +29,8 @@ pub(crate) struct Page {
     /// The name of the picture's file.
     pub(crate) picture: String,
     pub(crate) outcomes: Vec<Outcome>,
+    /// What was wanted, and whether it is so.
+    pub(crate) judged: Vec<Judged>,
 }
 
 impl Page {
@@ -60,6 +63,7 @@ impl Page {
                 Err(reason) => writeln!(out, "| {name} | absent: {reason} |")?,
             }
         }
+        self.write_limits(out)?;
         for (kind, title) in [
             (Kind::Writes, "Committed writes"),
             (Kind::Mixed, "Writes and reads, 10 to 90"),
@@ -73,6 +77,26 @@ impl Page {
         }
         writeln!(out, "\n## Large values\n")?;
         self.write_large(out)
+    }
+
+    /// Nothing where no limit was given.
+    fn write_limits(&self, out: &mut String) -> std::fmt::Result {
+        if self.judged.is_empty() {
+            return Ok(());
+        }
+        let n_met = self.judged.iter().filter(|judged| judged.is_met()).count();
+        writeln!(
+            out,
+            "\n## Limits\n\n{n_met} of {} are met; one that is not fails the run.\n\n\
+             | figure | times | wanted | seen (least–most) | met |\n|---|---|---|---|---|",
+            self.judged.len()
+        )?;
+        for judged in &self.judged {
+            let Judged { name, yardstick, ratio, bound } = judged;
+            let met = if judged.is_met() { "yes" } else { "**no**" };
+            writeln!(out, "| {name} | {yardstick} | {bound} | {ratio} | {met} |")?;
+        }
+        Ok(())
     }
 
     fn write_method(&self, out: &mut String) -> std::fmt::Result {

@@ -10,13 +10,13 @@ pub const PAGE: &str = "docs/proof.md";
 /// Where small campaigns are written down, which prove nothing of note.
 pub const SMALL_PAGE: &str = "target/prove/proof.md";
 
-/// The last commit that changed anything but the page, and whether the tree holds more than it.
+/// The last commit that changed anything but these pages, and whether the tree holds more than it.
 ///
 /// # Errors
 ///
 /// When git cannot tell.
-pub fn commit(root: &Path) -> io::Result<String> {
-    let others = format!(":(exclude){PAGE}");
+pub fn commit(root: &Path, pages: &str) -> io::Result<String> {
+    let others = format!(":(exclude){pages}");
     let commit = tell(root, "git", &["log", "-1", "--format=%h", "--", ".", &others])?;
     let changes = tell(root, "git", &["status", "--porcelain", "--", ".", &others])?;
     Ok(if changes.is_empty() { commit } else { format!("{commit} (dirty)") })
@@ -44,6 +44,16 @@ pub fn machine(root: &Path) -> io::Result<String> {
     let memory =
         kilobytes.map_or_else(String::new, |n| format!(", {:.1} GiB", n as f64 / 1048576.0));
     Ok(format!("{cores} cores{model}{memory}, {kernel} {release}, {rustc}"))
+}
+
+/// The kind of file system that a directory is on.
+///
+/// # Errors
+///
+/// When `df` cannot tell.
+pub fn file_system(directory: &Path) -> io::Result<String> {
+    let told = tell(directory, "df", &["--output=fstype", "."])?;
+    Ok(told.lines().last().unwrap_or_default().trim().to_owned())
 }
 
 /// Now, to the minute, in UTC.

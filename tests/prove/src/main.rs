@@ -107,7 +107,7 @@ fn prove(args: &Args) -> io::Result<bool> {
     let mut all_passed = true;
     for (place, campaign) in campaigns.iter().enumerate() {
         // Asked each time: hours are long enough for another commit.
-        let commit = facts::commit(&root)?;
+        let commit = facts::commit(&root, facts::PAGE)?;
         let progress = Progress::new(place, campaigns.len(), campaign.name);
         let row = run(campaign, &root, commit, &machine, progress)?;
         all_passed &= row.failure.is_none();

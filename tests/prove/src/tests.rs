@@ -280,16 +280,16 @@ fn the_page_is_no_change() {
         fs::write(root.join(what), "1").unwrap();
         git(root, &["add", "-A"]);
         git(root, &["commit", "-qm", "x"]);
-        facts::commit(root).unwrap()
+        facts::commit(root, facts::PAGE).unwrap()
     };
     git(root, &["init", "-q"]);
     let first = commit("code");
     assert!(first.len() >= 7 && first.chars().all(|c| c.is_ascii_hexdigit()), "{first}");
     fs::write(root.join(facts::PAGE), "2").unwrap();
-    assert_eq!(facts::commit(root).unwrap(), first);
+    assert_eq!(facts::commit(root, facts::PAGE).unwrap(), first);
     assert_eq!(commit(facts::PAGE), first);
     fs::write(root.join("code"), "2").unwrap();
-    assert_eq!(facts::commit(root).unwrap(), format!("{first} (dirty)"));
+    assert_eq!(facts::commit(root, facts::PAGE).unwrap(), format!("{first} (dirty)"));
     assert_ne!(commit("more"), first);
 }
 

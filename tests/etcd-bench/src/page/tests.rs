@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::limits::Bound;
+use crate::limits::tests::limits;
 use crate::mix::Operation;
 use crate::plan::plan;
 use crate::report::Level;
@@ -63,6 +65,7 @@ fn page(absent: &[Peer], has_disk: bool) -> Page {
         warm_up_ms: 500,
         picture: "benchmarks.svg".to_owned(),
         outcomes: outcomes(absent, has_disk),
+        judged: limits().judged(&outcomes(absent, has_disk)),
     }
 }
 
@@ -100,13 +103,34 @@ fn a_page_shows_ratios_and_promises() {
             "![Latency and throughput of writes](benchmarks.svg)",
         ],
     );
-    assert_eq!(text.matches("\n## ").count(), 7, "{text}");
+    assert_eq!(text.matches("\n## ").count(), 8, "{text}");
     // Every row has as many cells as its table's heading.
     for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
         let mut cells = table.lines().map(|row| row.matches('|').count());
         let head = cells.next();
         assert!(cells.all(|n| Some(n) == head), "{table}");
     }
+}
+
+/// Each number stands beside its limit, and one that is missed is as easy to see as the others.
+#[test]
+fn a_page_shows_what_was_wanted() {
+    let mut page = page(&[], true);
+    page.judged[0].bound = Bound::AtLeast(3.1);
+    let text = page.text();
+    assert!(text.contains("6 of 7 are met"), "{text}");
+    assert_has(
+        &text,
+        &[
+            "| writes at 1 connections | etcd | at least 3.1 | 3.00 (3.00–3.00) | **no** |",
+            "| p99 of writes at 64 connections | etcd | at most 0.4 | 0.40 (0.40–0.40) | yes |",
+            "| reads at 64 connections | Go raftexample | at least 0.5 | 0.50 (0.50–0.50) | yes |",
+            "| 64 KiB values at 8 connections | a third of fio | at least 0.59 | 0.60 (0.54–0.66) | \
+             yes |",
+        ],
+    );
+    page.judged.clear();
+    assert!(!page.text().contains("## Limits"));
 }
 
 /// Whoever is not installed is said to be absent, and has no row; nobody is compared with it.
