@@ -220,15 +220,13 @@ fn a_written_batch_is_synced_once_and_taken_back() {
     assert_eq!(reopen(&fs.crash(Loss::Everything)).unwrap().last_index(), 9);
 
     let next = wal.write(&mut batch(None, &[(10, 4)], None)).unwrap().unwrap();
-    let mut too_early = batch(None, &[(11, 4)], None);
-    for run in [&mut |wal: &mut Wal| wal.save(&mut too_early).map(|()| ()), &mut |wal: &mut Wal| {
-        wal.synced(written.clone())
-    }] as [&mut dyn FnMut(&mut Wal) -> Result<(), Error>; 2]
-    {
-        let panic = catch_unwind(AssertUnwindSafe(|| run(&mut wal))).expect_err("it does it");
+    let panics = |run: &mut dyn FnMut() -> Result<(), Error>| {
+        let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("it does it");
         let message = panic.downcast_ref::<&str>().copied().unwrap();
         assert!(message.starts_with("S2"), "{message}");
-    }
+    };
+    panics(&mut || wal.save(&mut batch(None, &[(11, 4)], None)));
+    panics(&mut || wal.synced(written.clone()));
     drop(next);
 }
 
