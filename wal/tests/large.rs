@@ -168,7 +168,7 @@ fn what_large_batches_wrote_leaves_the_cache() {
         save(&mut wal, (1 << 20) - 512).unwrap();
         let forgotten = fs.take();
         match n {
-            16 => assert!(matches!(forgotten[..], [end] if (8 * MIB..9 * MIB).contains(&end))),
+            17 => assert!(matches!(forgotten[..], [end] if (8 * MIB..9 * MIB).contains(&end))),
             20 => assert_eq!((forgotten, wal.n_segments()), (vec![u64::MAX], 2)),
             _ => assert_eq!(forgotten, [], "after {n} MiB"),
         }
