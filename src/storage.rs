@@ -307,11 +307,6 @@ impl Storage {
         self.wal.write(&mut self.batch).map_err(disk)
     }
 
-    /// When the newest batch was written, and when it was durable.
-    pub(crate) fn last_save(&self) -> Option<(Instant, Instant)> {
-        self.wal.last_save()
-    }
-
     /// Hard state and last index, as they are durable.
     #[cfg(feature = "simulation")]
     pub(crate) fn durable(&self) -> (wal::HardState, u64) {

@@ -578,7 +578,10 @@ impl Core {
     pub(crate) fn tick(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
         self.end_save()?;
         self.handle_ready(send)?;
-        self.end_save()?;
+        if self.is_saving() {
+            self.end_save()?;
+            self.handle_ready(send)?;
+        }
         self.ticks += 1;
         if let Some(founding) = &mut self.founding {
             if !founding.is_over(&self.book, self.ticks, self.election_ticks) {
@@ -747,8 +750,7 @@ impl Core {
                 ready.hs().is_some_and(|hard| self.raw.store().decides_change(hard.commit));
             let waits = votes && !has(Defect::EarlyVote) || decides && !has(Defect::EarlyDecision);
             let mut messages = ready.take_messages();
-            let elsewhere = !waits && self.saves_elsewhere(ready.entries());
-            if !waits && !elsewhere {
+            if !waits {
                 self.send_all(std::mem::take(&mut messages), send);
             }
             if has(Defect::EarlySend) {
@@ -756,7 +758,7 @@ impl Core {
             }
             let entries = ready.take_entries();
             if ready.snapshot().is_empty() {
-                if elsewhere {
+                if !waits && self.saves_elsewhere(&entries) {
                     self.begin_save(ready.number(), entries, ready.hs())?;
                 } else {
                     let is_appending = !entries.is_empty();

@@ -339,6 +339,13 @@ pub(crate) struct Loop<C, W> {
     logger: Logger,
 }
 
+/// Which of its clients' channels the loop looks at before it turns.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    requests: bool,
+    reads: bool,
+}
+
 /// Whether the loop goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -375,26 +382,16 @@ impl Loop<Transport, Workers> {
         let begun = Instant::now();
         self.core.begin_wait(begun);
         self.vigil.await_now(self.core.awaited(), begun);
-        // What may not be proposed yet need not wake anybody.
-        let looks = self.stopping.is_none() && !self.core.gathers(begun);
-        let asks = self.stopping.is_none() && !self.core.has_round();
-        let has_come = || {
-            !self.inbox.is_empty()
-                || !self.wake.is_empty()
-                || !self.done.is_empty()
-                || (looks && !self.requests.is_empty())
-                || (asks && !self.reads.is_empty())
-                || (self.core.has_commits() && !self.commits.is_full())
-        };
-        if self.vigil.keep(has_come) {
+        let wanted = self.wanted(begun);
+        if self.vigil.keep(|| self.has_come(wanted)) {
             return Instant::now();
         }
         let mut select = Select::new();
         select.recv(&self.inbox);
-        if looks {
+        if wanted.requests {
             select.recv(&self.requests);
         }
-        if asks {
+        if wanted.reads {
             select.recv(&self.reads);
         }
         select.recv(&self.wake);
@@ -544,14 +541,22 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
     /// Whether [`next_event`](Loop::next_event) would not block before the next tick.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_ready(&self, now: Instant) -> bool {
-        let looks = self.stopping.is_none() && !self.core.gathers(now);
-        let asks = self.stopping.is_none() && !self.core.has_round();
-        self.core.has_work()
-            || !self.inbox.is_empty()
-            || (looks && !self.requests.is_empty())
-            || (asks && !self.reads.is_empty())
+        self.core.has_work() || self.has_come(self.wanted(now))
+    }
+
+    /// What is worth a turn: what may not be proposed or asked yet need not wake anybody.
+    fn wanted(&self, now: Instant) -> Wanted {
+        let takes = self.stopping.is_none();
+        let requests = takes && !self.core.gathers(now);
+        Wanted { requests, reads: takes && !self.core.has_round() }
+    }
+
+    fn has_come(&self, wanted: Wanted) -> bool {
+        !self.inbox.is_empty()
             || !self.wake.is_empty()
             || !self.done.is_empty()
+            || (wanted.requests && !self.requests.is_empty())
+            || (wanted.reads && !self.reads.is_empty())
             || (self.core.has_commits() && !self.commits.is_full())
     }
 
@@ -592,11 +597,13 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             core.done(done)?;
         }
         if shutdown || self.stopping.is_some() {
-            core.gather_no_more();
+            core.gather_no_more()?;
         }
         let is_due = now >= self.next_tick;
-        // raft's clock never passes a save that is under way: a leader whose disk hangs is silent.
-        self.tick_put_off = (is_due && core.is_saving()).then(|| now + PATIENCE);
+        // A tick waits for a save that is under way (V3). For a heartbeat's time the loop goes on
+        // meanwhile; then it stands, and says nothing more: a leader whose disk hangs must fall silent.
+        let may_wait = now < self.next_tick + self.config.heartbeat_interval;
+        self.tick_put_off = (is_due && may_wait && core.is_saving()).then(|| now + PATIENCE);
         let is_tick = is_due && self.tick_put_off.is_none();
         if is_tick {
             self.metrics.tick_late(now - self.next_tick);

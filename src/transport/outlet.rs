@@ -15,7 +15,8 @@
 //! - O1 Whatever thread writes, the frames leave in the order they were queued in: one is taken from
 //!   the queue, and written, under the lock of the stream only.
 //! - O2 Nothing that was queued is forgotten: whoever does not write it himself lets the task know
-//!   after it was queued, and the task looks before it sleeps.
+//!   after it was queued, and the task looks before it sleeps. What cannot be encoded was refused
+//!   when it was queued; if some were not, it would be dropped and logged, as by a network.
 //! - O3 A sender neither waits for the stream nor writes much: it writes when nobody else does, and
 //!   no more than [`AT_ONCE`].
 //! - O4 What was taken from the queue and is not written yet is one chunk at most.

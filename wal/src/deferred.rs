@@ -32,7 +32,8 @@ pub(crate) const FILL_BYTES: u64 = 1 << 20;
 /// cost more to write than they save, and what large batches wrote leaves the cache again.
 pub(crate) const LARGE_BYTES: u64 = 64 << 10;
 
-/// How much of what large batches wrote last stays in the cache, and at most twice as much.
+/// How much of what large batches wrote last to the newest segment stays in the cache, and at most
+/// twice as much. Of a segment that has given any back, nothing stays once the next is begun.
 ///
 /// What lies further back is read by a start and by members that are far behind. If it stayed, the
 /// system would write every batch through memory that is new to it.

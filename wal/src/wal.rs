@@ -16,7 +16,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -104,6 +104,8 @@ pub struct Wal {
     under_way: Option<Written>,
     /// When the newest batch had been written, and when it was durable, for those who measure.
     last_save: Option<(Instant, Instant)>,
+    /// How long its sync itself took.
+    last_sync: Duration,
 }
 
 impl Wal {
@@ -181,6 +183,7 @@ impl Wal {
             deletion_failure: Arc::default(),
             under_way: None,
             last_save: None,
+            last_sync: Duration::ZERO,
         }
     }
 
@@ -306,8 +309,9 @@ impl Wal {
     pub fn synced(&mut self, written: Written) -> Result<()> {
         let is_it = self.under_way.take().is_some_and(|under_way| under_way.is(&written));
         assert!(is_it, "S2: another batch is taken back than the one that was written");
-        let durable_at = self.latching(|_| written.result())?;
+        let (durable_at, took) = self.latching(|_| written.result())?;
         self.last_save = Some((written.written_at(), durable_at));
+        self.last_sync = took;
         Ok(())
     }
 
@@ -407,6 +411,11 @@ impl Wal {
     /// When the newest batch of this process had been written, and when it was durable.
     pub fn last_save(&self) -> Option<(Instant, Instant)> {
         self.last_save
+    }
+
+    /// How long the disk took to sync it, without any wait for a thread. Zero before the first.
+    pub fn last_sync(&self) -> Duration {
+        self.last_sync
     }
 
     /// The newest marker.

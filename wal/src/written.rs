@@ -12,7 +12,7 @@ use std::{
     fmt, io, mem,
     path::PathBuf,
     sync::{Arc, Mutex, TryLockError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -37,8 +37,8 @@ struct Inner {
 
 enum State {
     Written,
-    /// The sync has ended, well at this time, or not.
-    Ended(io::Result<Instant>),
+    /// The sync has ended, well at this time and after so long, or not.
+    Ended(io::Result<(Instant, Duration)>),
     /// The log knows.
     Told,
 }
@@ -56,8 +56,10 @@ impl Written {
         if let Ok(mut state) = self.inner.state.lock()
             && let State::Written = *state
         {
+            let begun = Instant::now();
             let result = sync(&*self.inner.file);
-            *state = State::Ended(result.map(|()| Instant::now()));
+            let ended = Instant::now();
+            *state = State::Ended(result.map(|()| (ended, ended - begun)));
         }
     }
 
@@ -90,8 +92,9 @@ impl Written {
         std::thread::spawn(panics).join().unwrap_err();
     }
 
-    /// Syncs it unless that has been done; gives when it was durable. For the log alone, once.
-    pub(crate) fn result(&self) -> Result<Instant> {
+    /// Syncs it unless that has been done; gives when it was durable, and how long the sync took. For
+    /// the log alone, once.
+    pub(crate) fn result(&self) -> Result<(Instant, Duration)> {
         self.sync();
         let state = self.inner.state.lock();
         let ended = match state.map(|mut state| mem::replace(&mut *state, State::Told)) {

@@ -73,8 +73,13 @@ impl Core {
     }
 
     /// This member stops: whatever there is is proposed now, or refused.
-    pub(crate) fn gather_no_more(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// The log's disk, which may have to be waited for, fails.
+    pub(crate) fn gather_no_more(&mut self) -> Result<(), Error> {
         self.pace.waited();
+        self.end_save()
     }
 
     /// The turn that proposed the batch is over, with its sync, or the next one begins.

@@ -11,7 +11,8 @@
 //!   batches that are not durable.
 //! - V2 Whatever else needs the log's disk waits for it first: raft hands over nothing meanwhile but
 //!   what can be done without.
-//! - V3 So does raft's clock. A leader whose disk hangs falls silent, and another is elected.
+//! - V3 So does raft's clock. The loop puts a tick off for a heartbeat's time at most, and stands from
+//!   then on: a leader whose disk hangs falls silent, and another is elected.
 //! - V4 raft counts the entries as this member's when they are durable, and not before: neither is
 //!   anything committed by them nor is any of them published.
 
@@ -33,8 +34,8 @@ pub(super) struct Saving {
     /// somebody has waited for in the meantime.
     syncs: Sender<Written>,
     under_way: Option<UnderWay>,
-    /// How long the newest sync took.
-    last_sync: Duration,
+    /// Syncs take long.
+    is_slow: bool,
     /// What a script or a simulation wants believed instead.
     #[cfg(any(test, feature = "simulation"))]
     pretended: Option<bool>,
@@ -51,7 +52,7 @@ impl Saving {
         Self {
             syncs,
             under_way: None,
-            last_sync: Duration::ZERO,
+            is_slow: false,
             #[cfg(any(test, feature = "simulation"))]
             pretended: None,
         }
@@ -63,7 +64,12 @@ impl Saving {
         if let Some(pretended) = self.pretended {
             return pretended;
         }
-        self.last_sync >= PATIENCE
+        self.is_slow
+    }
+
+    /// A sync has taken so long. One between the two bounds changes no opinion.
+    fn took(&mut self, sync: Duration) {
+        self.is_slow = sync >= if self.is_slow { PATIENCE / 2 } else { PATIENCE };
     }
 }
 
@@ -157,10 +163,8 @@ impl Core {
 
     /// Entries are durable: notes how long that took.
     pub(super) fn saved(&mut self) {
-        let last_save = self.raw.store().last_save();
-        if let Some((written, synced)) = last_save {
-            self.saving.last_sync = synced.saturating_duration_since(written);
-        }
-        self.proposals.saved(last_save);
+        let wal = self.raw.store().wal();
+        self.saving.took(wal.last_sync());
+        self.proposals.saved(wal.last_save());
     }
 }
