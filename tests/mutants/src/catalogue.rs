@@ -101,7 +101,8 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         NewerConfState => vec![script("node::scripts::changes::a_crash_forgets_no_removal")],
 
         UnsyncedSnapshot => vec![STATES, CLUSTERS],
-        UnsyncedInstall => vec![STATES, MORE_CLUSTERS],
+        // Power must fail just after a member was sent a snapshot.
+        UnsyncedInstall => vec![STATES, simulate(150)],
         UncheckedSnapshot => vec![script("snapshot::tests::truncated_or_flipped_file_is_refused")],
         SnapshotAhead => vec![CLUSTERS, CHANCE],
         ForgetRemoved => {
