@@ -192,7 +192,10 @@ fn start<M: StateMachine, D: Disk + Clone>(
         seed: u64::from_le_bytes(crate::identity::random()),
         now,
     };
-    let (event_loop, channels, lock) = Loop::new(config, recovered, around, &logger)?;
+    let (mut event_loop, channels, lock) = Loop::new(config, recovered, around, &logger)?;
+    // What a life is like must not depend on how long a sync took by the wall's clock: a crash state
+    // of a busy machine could not be built again.
+    event_loop.pretend_slow(false);
     Ok(Booted::Running(Box::new(Member {
         event_loop,
         transport,
@@ -245,8 +248,8 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.event_loop.is_ready(now)
     }
 
-    /// Has it take its disk for slow, or for quick, from now on: on a slow one another thread syncs what
-    /// a leader saves, as a chore.
+    /// Has it take its disk for slow, or for quick as at its start, from now on: on a slow one another
+    /// thread syncs what a leader saves, as a chore.
     pub fn pretend_slow(&mut self, is_slow: bool) {
         self.event_loop.pretend_slow(is_slow);
     }
