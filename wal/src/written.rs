@@ -73,7 +73,7 @@ impl Written {
     }
 
     /// When it had been written, and its sync could begin.
-    pub fn written_at(&self) -> Instant {
+    pub(crate) fn written_at(&self) -> Instant {
         self.inner.at
     }
 

@@ -226,17 +226,8 @@ pub(super) fn applied_headers(mut answer: Answer, index: u64, term: u64) -> Answ
 
 /// Its digits, in one allocation: `HeaderValue::from` takes two.
 fn number(n: u64) -> HeaderValue {
-    let mut digits = [0; 20];
-    let (mut rest, mut begin) = (n, digits.len());
-    loop {
-        begin -= 1;
-        digits[begin] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    HeaderValue::from_bytes(&digits[begin..]).expect("digits are plain ASCII")
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(n)).expect("digits are plain ASCII")
 }
 
 /// Says which write a key has its value from; 0 when it has none.

@@ -3,7 +3,7 @@
 //!
 //! Whoever waits for its own sync before it looks at what the others said hears of a batch that they
 //! have synced meanwhile one sync too late, and the next batch has begun without it: on a slow disk
-//! a write then takes three syncs instead of two. Where syncs are quick, giving one to another thread
+//! a write then often takes three syncs instead of two. Where syncs are quick, giving one to another thread
 //! takes longer than to wait for it, and they are done where they are asked for.
 //!
 //! Invariants:
