@@ -642,6 +642,21 @@ impl Core {
         Ok(())
     }
 
+    /// Publishes what a leader has just heard to be committed, and answers the reads that were
+    /// confirmed, where the disk is not needed for it. Called before anything new is proposed:
+    /// nobody is to wait for the sync of the batch behind theirs as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish_turn`](Self::finish_turn).
+    pub(crate) fn publish_committed(&mut self, send: Send<'_>) -> Result<(), Error> {
+        if self.raw.has_ready() && !self.needs_disk() {
+            self.handle_ready(send)?;
+            self.check_applied();
+        }
+        Ok(())
+    }
+
     fn dispatch(&mut self, now: Instant, send: Send<'_>) {
         let term = self.raw.raft.term;
         if self.leads() {

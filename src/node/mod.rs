@@ -1,7 +1,8 @@
 //! The running node: one thread that owns raft and its log, and what starts and ends it.
 //!
 //! Each turn of the loop takes what has arrived, in bounded batches, moves raft's clock when a
-//! tick is due, and then handles what raft has ready. [`Loop::next_event`] is the only place
+//! tick is due, and then handles what raft has ready. What the peers' answers have committed is
+//! published first, for new proposals need a sync, which is not for those to wait for. [`Loop::next_event`] is the only place
 //! that blocks, and tells what time it is; elsewhere clocks only measure.
 //!
 //! ```text
@@ -565,6 +566,9 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         self.wake.try_recv().ok();
         self.core.begin_wait(now);
         let mut bytes = self.take_inbox(now)?;
+        let Self { core, transport, .. } = self;
+        core.publish_committed(&mut |to: u64, frame: Frame| transport.send(to, frame))?;
+        self.flush_commits()?;
         let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);

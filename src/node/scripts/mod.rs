@@ -353,6 +353,10 @@ impl Cluster {
             }
         };
         let result = event(&mut member.core, now, send)?;
+        member.core.publish_committed(send)?;
+        if member.consumes {
+            member.consume()?;
+        }
         member.core.finish_turn(now, send)?;
         if member.consumes {
             member.consume()?;

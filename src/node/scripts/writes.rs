@@ -2,6 +2,8 @@
 
 use super::*;
 
+const EIO: i32 = 5;
+
 /// The main path: a leader is elected, a proposal on any member is applied on all and its
 /// proposer learns the index.
 #[test]
@@ -162,12 +164,36 @@ fn nothing_is_promised_before_the_sync() {
         .and_then(|at| cluster.network.remove(at))
         .expect("the leader's append leaves before its own sync is even asked for");
     cluster.network.clear();
-    const EIO: i32 = 5;
     cluster.member(follower).fs.inject(Op::Sync, 0, Fault::Error(EIO));
     let error = cluster.deliver(from, follower, frame).unwrap_err();
     assert!(matches!(error, Error::Disk(_)), "{error}");
     assert!(cluster.network.is_empty(), "a promise left without its sync");
     drop(pending);
+}
+
+/// Whoever has written is answered when a majority has it: neither the sync of the next batch, which
+/// begins in the same turn, nor its failure is to be waited for.
+#[test]
+fn the_next_batch_s_sync_keeps_nobody_waiting() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 8);
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    cluster.is_hasty = false;
+    let first = cluster.propose(leader, "first");
+    cluster.turn(leader, false).unwrap();
+    let mut next = cluster.propose(leader, "next");
+    let n_syncs = cluster.member(leader).fs.count(Op::Sync);
+    cluster.member(leader).fs.inject(Op::Sync, 0, Fault::Error(EIO));
+    let error = loop {
+        let (from, to, wire) = cluster.network.pop_front().expect("no follower has answered");
+        if let Err(error) = cluster.deliver(from, to, wire) {
+            break error;
+        }
+        assert_eq!(cluster.member(leader).fs.count(Op::Sync), n_syncs, "the batches are one");
+    };
+    assert!(matches!(error, Error::Disk(_)), "{error}");
+    applied(first);
+    assert!(next.try_wait().is_none());
 }
 
 /// A consumer that stands still bounds what waits for it, and misses nothing when it goes on.
