@@ -51,7 +51,10 @@ impl World {
         let lost: Vec<u64> = lost.map(|host| host.id).collect();
         if self.operator.asked.is_empty() {
             for id in lost.iter().copied() {
-                self.ask(Change::Remove { id });
+                // Not by its own help: it may know nobody who leads.
+                let mut others = self.up();
+                others.retain(|other| *other != id);
+                self.ask_one_of(&others, Change::Remove { id });
             }
         }
         if book.voters().count() as u64 + book.learners().count() as u64 >= self.setup.n_members
@@ -140,7 +143,11 @@ impl World {
 
     fn ask(&mut self, change: Change) {
         let up = self.up();
-        let Some(id) = self.pick(&up) else { return };
+        self.ask_one_of(&up, change);
+    }
+
+    fn ask_one_of(&mut self, ids: &[u64], change: Change) {
+        let Some(id) = self.pick(ids) else { return };
         let Some(host) = self.hosts.get(&id) else { return };
         let deadline = host.clock(self.now) + PATIENCE;
         let Some(member) = host.member() else { return };
