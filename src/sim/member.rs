@@ -341,6 +341,12 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.runner.machine()
     }
 
+    /// Whether a batch waits for another thread than the loop to sync it: the next chore.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        !self.syncs.is_empty()
+    }
+
     /// How many chores wait for the disk's threads.
     #[must_use]
     pub fn n_chores(&self) -> usize {

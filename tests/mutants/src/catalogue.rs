@@ -85,6 +85,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             script("node::scripts::writes::nothing_is_promised_before_the_sync"),
         ],
         EarlyCount => vec![
+            STATES,
             MORE_CLUSTERS,
             script("node::scripts::saves::nothing_is_counted_before_its_own_sync"),
         ],

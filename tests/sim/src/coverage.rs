@@ -51,6 +51,7 @@ kinds! {
     SyncError = "sync failed",
     FullDisk = "disk full",
     SlowDisk = "disk slow",
+    SavedElsewhere = "batch synced while its leader went on",
     WipedMember = "member wiped",
     RefusedStart = "start refused",
     SnapshotTaken = "snapshot taken",

@@ -74,6 +74,7 @@ impl FollowerLife {
         let mut rng = Rng::new(seed);
         let settings = Settings {
             follows: true,
+            slow: false,
             segment_bytes: [2560, 4096, 8192][rng.below(3) as usize],
             snapshot_entries: 2 + rng.below(6),
             keep: 1 + rng.below(2),

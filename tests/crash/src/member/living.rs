@@ -34,6 +34,8 @@ pub(super) struct Settings {
     pub(super) segment_bytes: u64,
     /// A snapshot is due after so many entries.
     pub(super) snapshot_entries: u64,
+    /// It takes its disk for slow: when it leads, others sync its log.
+    pub(super) slow: bool,
     /// How many snapshots are kept.
     pub(super) keep: u64,
     /// Everything random about this life of it.
@@ -119,7 +121,10 @@ impl Living {
         let logger = Logger::root(slog::Discard, slog::o!());
         let recipe = Recipe { config, fs: fs.clone(), seed: settings.seed, now, logger };
         match boot(recipe, Commands::default(), Some(Ok(CLUSTER)))? {
-            Booted::Running(member) => Ok(Self { fs: fs.clone(), member: *member, now }),
+            Booted::Running(mut member) => {
+                member.pretend_slow(settings.slow);
+                Ok(Self { fs: fs.clone(), member: *member, now })
+            }
             Booted::Joining(_) => Err(Error::Config("it was taken in and asks for it".into())),
         }
     }
@@ -186,6 +191,13 @@ impl Living {
     /// Until when it is to answer.
     pub(super) fn deadline(&self) -> Instant {
         self.now + Duration::from_secs(3600)
+    }
+
+    /// Syncs the batch that waits for it, if one does.
+    pub(super) fn sync(&mut self) {
+        if self.member.has_unsynced() {
+            self.member.do_chore();
+        }
     }
 
     /// Does the next chore of the disk's thread, if there is one.

@@ -61,6 +61,8 @@ impl LoneLife {
         let mut rng = Rng::new(seed);
         let settings = Settings {
             follows: false,
+            // Every second of them: a campaign has one at every fourth seed.
+            slow: seed / 4 % 2 == 1,
             segment_bytes: [2560, 4096, 8192][rng.below(3) as usize],
             snapshot_entries: 2 + rng.below(6),
             keep: 1 + rng.below(2),
@@ -225,7 +227,8 @@ impl LoneLife {
         let offered = commands.into_iter().map(|data| handle.propose(data, deadline));
         let offered: Result<VecDeque<_>, _> = offered.collect();
         let mut waiting = offered.map_err(|refusal| refusal.to_string())?;
-        // One turn to commit them, and one to spare.
+        // One turn to commit them, or one to write and one to commit, after one that ends what is
+        // under way; and one to spare.
         for _ in 0..4 {
             living.turn(&mut |_, _| {})?;
             while let Some(outcome) = waiting.front_mut().and_then(|first| first.try_wait()) {
@@ -235,6 +238,8 @@ impl LoneLife {
                 waiting.pop_front();
                 hear();
             }
+            // Whoever was answered by now was not answered because of it.
+            living.sync();
         }
         Ok(())
     }

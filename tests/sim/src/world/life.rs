@@ -181,8 +181,13 @@ impl World {
         if member.has_captured() && (writes || member.n_chores() == 0) {
             member.write_captured();
         } else {
+            let syncs = member.has_unsynced();
             member.do_chore();
+            if syncs {
+                self.count(Kind::SavedElsewhere);
+            }
         }
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         if host.disk.is_stopped() {
             return self.crashed_in_a_step(id);
         }
