@@ -66,6 +66,8 @@ const MAX_COMMITTED_BYTES: u64 = 4 << 20;
 
 /// Where messages go: to a member, without waiting.
 pub(crate) type Send<'a> = &'a mut dyn FnMut(u64, Frame);
+/// Who gives the consumer what there is for it ([`Core::next_commit`]), without waiting.
+pub(crate) type Deliver<'a> = &'a mut dyn FnMut(&mut Core) -> Result<(), Error>;
 
 /// For how many election timeouts nothing more is said of messages that are dropped for one reason.
 const DROP_LOG_TIMEOUTS: u64 = 10;
@@ -617,15 +619,23 @@ impl Core {
         self.snapshots.expire(now);
     }
 
-    /// Gives waiting proposals to the leader, handles what raft has ready and moves the reads.
+    /// Gives waiting proposals to the leader, handles what raft has ready and moves the reads. What is
+    /// committed by now is delivered before anything is proposed; what becomes so meanwhile is left
+    /// to the caller.
     ///
     /// # Errors
     ///
     /// What ends the node.
-    pub(crate) fn finish_turn(&mut self, now: Instant, send: Send<'_>) -> Result<(), Error> {
+    pub(crate) fn finish_turn(
+        &mut self,
+        now: Instant,
+        send: Send<'_>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), Error> {
         for context in self.raw.mut_store().begin_turn() {
             self.raw.on_entries_fetched(context);
         }
+        self.publish_committed(send, deliver)?;
         self.dispatch(now, send);
         self.dispatch_changes();
         self.dispatch_transfers();
@@ -642,19 +652,14 @@ impl Core {
         Ok(())
     }
 
-    /// Publishes what a leader has just heard to be committed, and answers the reads that were
-    /// confirmed, where the disk is not needed for it. Called before anything new is proposed:
-    /// nobody is to wait for the sync of the batch behind theirs as well.
-    ///
-    /// # Errors
-    ///
-    /// As [`finish_turn`](Self::finish_turn).
-    pub(crate) fn publish_committed(&mut self, send: Send<'_>) -> Result<(), Error> {
+    /// Publishes what this turn's events have committed, and answers the reads that they confirmed,
+    /// where the disk is not needed for it.
+    fn publish_committed(&mut self, send: Send<'_>, deliver: Deliver<'_>) -> Result<(), Error> {
         if self.raw.has_ready() && !self.needs_disk() {
             self.handle_ready(send)?;
-            self.check_applied();
         }
-        Ok(())
+        self.check_applied();
+        if self.has_commits() { deliver(self) } else { Ok(()) }
     }
 
     fn dispatch(&mut self, now: Instant, send: Send<'_>) {

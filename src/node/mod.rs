@@ -1,9 +1,10 @@
 //! The running node: one thread that owns raft and its log, and what starts and ends it.
 //!
 //! Each turn of the loop takes what has arrived, in bounded batches, moves raft's clock when a
-//! tick is due, and then handles what raft has ready. What the peers' answers have committed is
-//! published first, for new proposals need a sync, which is not for those to wait for. [`Loop::next_event`] is the only place
-//! that blocks, and tells what time it is; elsewhere clocks only measure.
+//! tick is due, and then handles what raft has ready: first what is committed by now, for what is
+//! proposed then needs a sync, which nobody but its own proposers is to wait for.
+//! [`Loop::next_event`] is the only place that blocks, and tells what time it is; elsewhere clocks
+//! only measure.
 //!
 //! ```text
 //!  requests ─┐
@@ -291,6 +292,23 @@ impl Chores for Workers {
     }
 }
 
+/// Gives the consumer what it has room for.
+fn deliver(core: &mut Core, commits: &Sender<Commit>, shared: &Shared) -> Result<(), Error> {
+    while let Some(commit) = core.next_commit() {
+        match commits.try_send(commit) {
+            Ok(()) => {}
+            Err(TrySendError::Full(commit)) => {
+                core.return_commit(commit);
+                break;
+            }
+            // Nobody will ever take it: its waiters learn that by its end, and so does the rest of
+            // the queue.
+            Err(TrySendError::Disconnected(_)) => shared.request_shutdown(),
+        }
+    }
+    core.publish_missed()
+}
+
 /// What a loop stands among: in a process sockets and threads, in a simulation neither.
 pub(crate) struct Around<C, W> {
     pub(crate) fs: Arc<dyn Fs>,
@@ -566,9 +584,6 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         self.wake.try_recv().ok();
         self.core.begin_wait(now);
         let mut bytes = self.take_inbox(now)?;
-        let Self { core, transport, .. } = self;
-        core.publish_committed(&mut |to: u64, frame: Frame| transport.send(to, frame))?;
-        self.flush_commits()?;
         let mut shutdown = self.shared.shutdown_requested();
         let Self { core, transport, .. } = self;
         let send = &mut |to: u64, frame: Frame| transport.send(to, frame);
@@ -617,8 +632,12 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             let tick = self.config.tick();
             self.next_tick = (self.next_tick + tick).max(now + tick / 2);
         }
-        core.finish_turn(now, send)?;
-        self.flush_commits()?;
+        let (commits, shared) = (&self.commits, &self.shared);
+        core.finish_turn(now, send, &mut |core| {
+            core.show(shared);
+            deliver(core, commits, shared)
+        })?;
+        deliver(core, commits, shared)?;
         self.hand_out(now)?;
         if is_tick {
             self.show_transport();
@@ -752,23 +771,6 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
             self.transport.set_peers(&peers(self.core.book(), &self.config));
         }
         Ok(())
-    }
-
-    /// Gives the consumer what it has room for.
-    fn flush_commits(&mut self) -> Result<(), Error> {
-        while let Some(commit) = self.core.next_commit() {
-            match self.commits.try_send(commit) {
-                Ok(()) => {}
-                Err(TrySendError::Full(commit)) => {
-                    self.core.return_commit(commit);
-                    break;
-                }
-                // Nobody will ever take it: its waiters learn that by its end, and so does the
-                // rest of the queue.
-                Err(TrySendError::Disconnected(_)) => self.shared.request_shutdown(),
-            }
-        }
-        self.core.publish_missed()
     }
 
     /// Says from time to time why nobody leads, for whoever looks at the log at night.

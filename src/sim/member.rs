@@ -353,18 +353,20 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.tasks.queue().len() + self.syncs.len()
     }
 
-    /// Does the next of them.
-    pub fn do_chore(&mut self) {
+    /// Does the next of them. Whether that was the sync of a batch for which the loop had not waited.
+    pub fn do_chore(&mut self) -> bool {
         if let Ok(written) = self.syncs.try_recv() {
+            let waited = written.has_ended();
             // The loop may have ended: then nobody waits for it.
             self.done.send(sync_written(&written)).ok();
-            return;
+            return !waited;
         }
         let task = self.tasks.queue().pop_front();
         if let Some(task) = task {
             // As above.
             self.done.send(task.run(&self.fs)).ok();
         }
+        false
     }
 
     /// Whether a captured state waits for its writer.

@@ -3,8 +3,8 @@
 //!
 //! Whoever waits for its own sync before it looks at what the others said hears of a batch that they
 //! have synced meanwhile one sync too late, and the next batch has begun without it: on a slow disk
-//! a write then often takes three syncs instead of two. Where syncs are quick, giving one to another thread
-//! takes longer than to wait for it, and they are done where they are asked for.
+//! a write then often takes three syncs instead of two. Where syncs are quick, giving one to another
+//! thread takes longer than to wait for it, and they are done where they are asked for.
 //!
 //! Invariants:
 //! - V1 At most one save is under way, it is a leader's, and it holds entries: the log has no two

@@ -194,35 +194,40 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
 }
 
 impl Member {
-    /// The consumer: takes what there is, checks N3 and N4, applies and answers.
+    /// The consumer: takes what there is.
     fn consume(&mut self) -> Result<(), Error> {
         while let Some(commit) = self.core.next_commit() {
-            match commit {
-                Commit::Restore(restore) => {
-                    assert!(restore.index >= self.last_index, "N3");
-                    self.log = read_state(restore.state);
-                    self.last_index = restore.index;
-                    self.n_restored += 1;
-                }
-                Commit::Entries(entries) => {
-                    assert!(entries.last_index > self.last_index, "N3");
-                    for item in entries.items {
-                        assert!(item.index > self.last_index && item.index <= entries.last_index);
-                        self.log.insert(item.index, item.data.clone());
-                        item.answer("ok".into());
-                    }
-                    self.last_index = entries.last_index;
-                }
-                Commit::Snapshot(request) => {
-                    assert_eq!(request.index, self.last_index, "N4");
-                    let log = self.log.clone();
-                    request.capture(move |file| write_state(&log, file));
-                }
-            }
-            self.applied.index.store(self.last_index, std::sync::atomic::Ordering::SeqCst);
+            self.apply(commit);
             self.core.publish_missed()?;
         }
         Ok(())
+    }
+
+    /// Checks N3 and N4, applies and answers.
+    fn apply(&mut self, commit: Commit) {
+        match commit {
+            Commit::Restore(restore) => {
+                assert!(restore.index >= self.last_index, "N3");
+                self.log = read_state(restore.state);
+                self.last_index = restore.index;
+                self.n_restored += 1;
+            }
+            Commit::Entries(entries) => {
+                assert!(entries.last_index > self.last_index, "N3");
+                for item in entries.items {
+                    assert!(item.index > self.last_index && item.index <= entries.last_index);
+                    self.log.insert(item.index, item.data.clone());
+                    item.answer("ok".into());
+                }
+                self.last_index = entries.last_index;
+            }
+            Commit::Snapshot(request) => {
+                assert_eq!(request.index, self.last_index, "N4");
+                let log = self.log.clone();
+                request.capture(move |file| write_state(&log, file));
+            }
+        }
+        self.applied.index.store(self.last_index, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// What the other threads do: chores, and the writing of captured states.
@@ -353,15 +358,22 @@ impl Cluster {
             }
         };
         let result = event(&mut member.core, now, send)?;
-        member.core.publish_committed(send)?;
-        if member.consumes {
-            member.consume()?;
-        }
-        member.core.finish_turn(now, send)?;
+        let mut delivered = Vec::new();
+        let consumes = member.consumes;
+        let finished = member.core.finish_turn(now, send, &mut |core| {
+            while let Some(commit) = consumes.then(|| core.next_commit()).flatten() {
+                delivered.push(commit);
+                core.publish_missed()?;
+            }
+            Ok(())
+        });
+        // Also what a member delivered that has ended since.
+        delivered.into_iter().for_each(|commit| member.apply(commit));
+        finished?;
         if member.consumes {
             member.consume()?;
             member.work()?;
-            member.core.finish_turn(later, send)?;
+            member.core.finish_turn(later, send, &mut |_| Ok(()))?;
         }
         for Sending { message, path } in member.core.take_sendings() {
             let bytes = member.file(&path);

@@ -65,6 +65,21 @@ fn a_leader_hears_the_others_while_its_disk_is_at_work() {
     assert!(cluster.member(leader).unsynced.is_empty());
 }
 
+/// Whoever waited for a sync does not wait for the next batch as well, nor for its failure.
+#[test]
+fn the_end_of_a_sync_is_heard_before_the_next_batch_is_written() {
+    let (mut cluster, leader) = cluster(9);
+    let first = cluster.propose(leader, "first");
+    cluster.settle();
+    let mut next = cluster.propose(leader, "next");
+    cluster.settle();
+    cluster.member(leader).fs.inject(Op::Write, 0, Fault::Error(EIO));
+    let error = cluster.sync(leader).unwrap_err();
+    assert!(matches!(error, Error::Disk(_)), "{error}");
+    applied(first);
+    assert!(is_waiting(&mut next));
+}
+
 /// V4. What is committed by the others may not be applied here, nor counted here, before this disk has
 /// it: with one follower alone nothing is committed.
 #[test]

@@ -51,10 +51,10 @@ impl World {
         let lost: Vec<u64> = lost.map(|host| host.id).collect();
         if self.operator.asked.is_empty() {
             for id in lost.iter().copied() {
-                // Not by its own help: it may know nobody who leads.
-                let mut others = self.up();
-                others.retain(|other| *other != id);
-                self.ask_one_of(&others, Change::Remove { id });
+                // Not itself when time is short: it may know nobody who leads.
+                let mut asked = self.up();
+                asked.retain(|asked| !self.is_calm || *asked != id);
+                self.ask_one_of(&asked, Change::Remove { id });
             }
         }
         if book.voters().count() as u64 + book.learners().count() as u64 >= self.setup.n_members

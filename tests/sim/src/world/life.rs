@@ -181,9 +181,7 @@ impl World {
         if member.has_captured() && (writes || member.n_chores() == 0) {
             member.write_captured();
         } else {
-            let syncs = member.has_unsynced();
-            member.do_chore();
-            if syncs {
+            if member.do_chore() {
                 self.count(Kind::SavedElsewhere);
             }
         }
