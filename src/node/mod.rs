@@ -634,6 +634,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         }
         let (commits, shared) = (&self.commits, &self.shared);
         core.finish_turn(now, send, &mut |core| {
+            // Before the answers: the next sync is not to keep the status behind them.
             core.show(shared);
             deliver(core, commits, shared)
         })?;

@@ -178,16 +178,18 @@ impl World {
             return Ok(());
         }
         let Some(member) = host.member_mut() else { return Ok(()) };
-        if member.has_captured() && (writes || member.n_chores() == 0) {
+        let writes = member.has_captured() && (writes || member.n_chores() == 0);
+        let saved = if writes {
             member.write_captured();
+            false
         } else {
-            if member.do_chore() {
-                self.count(Kind::SavedElsewhere);
-            }
-        }
-        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
+            member.do_chore()
+        };
         if host.disk.is_stopped() {
             return self.crashed_in_a_step(id);
+        }
+        if saved {
+            self.count(Kind::SavedElsewhere);
         }
         if let Some(odd) = self.states.odd() {
             return rule("N4", "a snapshot labelled i holds exactly the commands through i", odd);
