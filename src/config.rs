@@ -76,7 +76,10 @@ pub struct SnapshotPolicy {
     /// never for that reason. Default 64 MiB.
     pub bytes: u64,
     /// A snapshot that is due also waits until the log since the last one is at least half that
-    /// one's size, so that a large state is not written over and over. Default true.
+    /// one's size, so that a large state is not written over and over. One that is due for bytes
+    /// alone, which means few and large entries, waits for four times that size, or for 256 MiB
+    /// where that is less: it would take as much of the disk as they do, and they are replayed
+    /// fast. Default true.
     pub proportional: bool,
     /// How many snapshot files are kept. Default 2; at least 1.
     pub keep: u64,
@@ -86,6 +89,25 @@ pub struct SnapshotPolicy {
     /// How many bytes of log may be kept before a snapshot, whatever the entries say. Default
     /// 256 MiB.
     pub retain_bytes: u64,
+}
+
+/// What a snapshot that is due for bytes alone waits for at most, where half the last one's size is
+/// less.
+const ENOUGH_LOG_BYTES: u64 = 256 << 20;
+
+impl SnapshotPolicy {
+    /// Whether a snapshot is due after so many entries, which weigh so many bytes, since one of
+    /// `newest_bytes`.
+    pub(crate) fn is_due(&self, n_entries: u64, log_bytes: u64, newest_bytes: u64) -> bool {
+        let many = self.entries > 0 && n_entries > self.entries;
+        let large = self.bytes > 0 && log_bytes > self.bytes;
+        if !self.proportional {
+            return many || large;
+        }
+        let half = newest_bytes / 2;
+        let enough = half.max(newest_bytes.saturating_mul(4).min(ENOUGH_LOG_BYTES));
+        many && log_bytes >= half || large && log_bytes >= enough
+    }
 }
 
 impl Default for SnapshotPolicy {
@@ -216,4 +238,40 @@ impl Config {
 
 fn join(ids: impl Iterator<Item = u64>) -> String {
     ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When a snapshot is due by default: what it costs stays in proportion to what the log costs,
+    /// and so does what a start has to replay.
+    #[test]
+    fn a_snapshot_waits_for_log_in_proportion() {
+        const MIB: u64 = 1 << 20;
+        let default = SnapshotPolicy::default();
+        // Entries, their bytes and the newest snapshot's that make the first due one.
+        let table = [
+            ("many, nothing before", 10_001, 0, 0),
+            ("many, half the last", 10_001, 50 * MIB, 100 * MIB),
+            ("many and large, half the last", 10_001, 512 * MIB, 1024 * MIB),
+            ("large, nothing before", 1, 64 * MIB + 1, 0),
+            ("large, a small one before", 10_000, 64 * MIB + 1, 16 * MIB),
+            ("large, four times the last", 10_000, 160 * MIB, 40 * MIB),
+            ("large, enough", 10_000, 256 * MIB, 100 * MIB),
+            ("large, half the last", 10_000, 500 * MIB, 1000 * MIB),
+        ];
+        for (what, n_entries, log_bytes, newest) in table {
+            let is_due = |n_entries, log_bytes| default.is_due(n_entries, log_bytes, newest);
+            assert!(is_due(n_entries, log_bytes), "{what}");
+            assert!(!is_due(n_entries - 1, log_bytes.min(64 * MIB)), "{what}: fewer entries");
+            assert!(log_bytes == 0 || !is_due(n_entries, log_bytes - 1), "{what}: fewer bytes");
+        }
+        assert!(default.is_due(10_001, u64::MAX, u64::MAX), "no size overflows");
+
+        let obeyed = SnapshotPolicy { proportional: false, ..default };
+        assert!(obeyed.is_due(10_001, 0, 1 << 40) && obeyed.is_due(1, 64 * MIB + 1, 1 << 40));
+        let never = SnapshotPolicy { entries: 0, bytes: 0, ..default };
+        assert!(!never.is_due(u64::MAX, u64::MAX, 0));
+    }
 }

@@ -248,12 +248,8 @@ impl Snapshots {
     }
 
     fn is_due(&self, published: u64) -> bool {
-        let SnapshotPolicy { entries, bytes, proportional, .. } = self.policy;
         let (index, size) = self.newest().map_or((0, 0), |newest| (newest.index, newest.bytes));
-        let log_bytes = self.published_bytes - self.bytes_at_newest;
-        let many = entries > 0 && published - index > entries;
-        let large = bytes > 0 && log_bytes > bytes;
-        (many || large) && (!proportional || log_bytes >= size / 2)
+        self.policy.is_due(published - index, self.published_bytes - self.bytes_at_newest, size)
     }
 
     /// The snapshot at `path` is the newest that the log vouches for; those that are too many go.

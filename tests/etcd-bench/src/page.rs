@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::disk;
 use crate::figure::{Outcome, Spread};
 use crate::limits::Judged;
-use crate::plan::{Kind, Peer, Yardstick};
+use crate::plan::{Kind, LARGE_BYTES_KEPT, Peer, Yardstick};
 use crate::plot::{self, Series};
 use crate::report::Line;
 use crate::round::Failure;
@@ -121,8 +121,10 @@ impl Page {
              figure. The Go original's writes are an exception: what it answers before it commits \
              nobody can check.\n\
              - Large values are held against `fio {}` in the same directory, in turns as well, \
-             divided by three: every member writes everything.\n",
-            disk::FLAGS.join(" ")
+             divided by three: every member writes everything. They are written over and over, to \
+             {} MiB of keys, as fio writes its file.\n",
+            disk::FLAGS.join(" "),
+            LARGE_BYTES_KEPT >> 20
         )
     }
 

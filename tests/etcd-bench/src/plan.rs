@@ -4,13 +4,12 @@ use crate::mix::{Mix, Operation};
 
 /// The connections of the cases that are measured at one level only.
 const MANY: u16 = 64;
-/// Enough to keep the disk busy with large values, and few enough that nobody is refused: a node takes
-/// 16 MiB of writes that wait.
+/// With a mebibyte each, few enough that nobody is refused: a node takes 16 MiB of writes that wait.
 const FEW: u16 = 8;
 /// So that filling takes less than measuring.
 const MAX_KEYS_READ: u64 = 10_000;
 /// So that large values are written over and over instead of filling memory.
-const LARGE_BYTES_KEPT: u64 = 64 << 20;
+pub(crate) const LARGE_BYTES_KEPT: u64 = 64 << 20;
 const KIB: usize = 1 << 10;
 
 /// One of the systems.
@@ -94,10 +93,10 @@ pub(crate) fn plan(connections: &[u16], value_bytes: usize, keys: u64) -> Vec<Ca
         yardstick: Yardstick::Peer(other),
     };
     let mixed = "put=10,get=90".parse().expect("it is a mix");
-    let large = [64 * KIB, KIB * KIB].map(|value_bytes| Case {
+    let large = [(64 * KIB, MANY), (KIB * KIB, FEW)].map(|(value_bytes, connections)| Case {
         kind: Kind::Large,
         mix: put,
-        connections: FEW,
+        connections,
         value_bytes,
         keys: LARGE_BYTES_KEPT / value_bytes as u64,
         peers: vec![Peer::Raftexample],
