@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::{self, Settings};
-use crate::httpapi::{Api, BodyBudget, Metrics, Server, ServerLimits};
+use crate::httpapi::{Api, BodyBudget, Crowd, Metrics, Server, ServerLimits};
 use crate::kvstore;
 use crate::logging::{self, Format};
 use crate::watch::KEEP_ALIVE;
@@ -46,11 +46,14 @@ pub fn run(settings: Settings) -> ExitCode {
     let (logger, guard) = logging::start(settings.log_level, settings.log_format);
     let logger = logger.new(o!("id" => settings.id));
     let format = settings.log_format;
+    let crowd = Crowd::default();
+    let waiting = crowd.clone();
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || waiting.before_sleep())
         .build()
         .map_err(|error| Failure::start("cannot start the client port's runtime", &error))
-        .and_then(|runtime| runtime.block_on(live(settings, logger)));
+        .and_then(|runtime| runtime.block_on(live(settings, crowd, logger)));
     // Whatever was logged comes before the last words.
     drop(guard);
     match ended {
@@ -119,7 +122,7 @@ fn verdict(ended: Result<(), Error>, logger: &Logger) -> Result<(), Failure> {
     }
 }
 
-async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
+async fn live(settings: Settings, crowd: Crowd, logger: Logger) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let server = Server::bind(settings.listen).map_err(|error| {
         let what = format!("cannot listen for clients on {}", settings.listen);
@@ -153,6 +156,7 @@ async fn live(settings: Settings, logger: Logger) -> Result<(), Failure> {
         request_timeout: settings.request_timeout,
         max_value_bytes: settings.max_value_bytes,
         bodies: BodyBudget::default(),
+        crowd,
         stuck_after: settings.election_timeout * 2,
         watch_keep_alive: KEEP_ALIVE,
     });

@@ -14,6 +14,7 @@
 //!   then.
 
 mod answer;
+mod crowd;
 mod first_line;
 mod intake;
 mod kind;
@@ -42,6 +43,7 @@ use raftnode::SnapshotTaken;
 use serde::Serialize;
 use tokio::time::timeout_at;
 
+pub use crowd::Crowd;
 pub use intake::BodyBudget;
 pub use kind::Kind;
 pub use metrics::Metrics;
@@ -79,6 +81,8 @@ pub struct Api {
     pub max_value_bytes: u64,
     /// What bounds the memory of all bodies that are being read.
     pub bodies: BodyBudget,
+    /// Who waits for the node.
+    pub crowd: Crowd,
     /// How long the node's loop may be silent before it counts as stuck.
     pub stuck_after: Duration,
     /// How long a watcher hears nothing before it is told how far the store has come.

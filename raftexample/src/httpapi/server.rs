@@ -41,6 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
 use super::answer::{self, Answer, Body, Fault};
+use super::crowd::Crowd;
 use super::first_line;
 use super::kind::Kind;
 use super::patience::{Allowance, Patient, Stopwatch};
@@ -158,6 +159,7 @@ pub(super) struct Line {
     stopwatch: Stopwatch,
     places: Arc<Places>,
     place: Arc<Place>,
+    crowd: Crowd,
     answers: Arc<Semaphore>,
     /// For what the node is asked, one after the other. It runs on when an answer has come: to set
     /// it anew, and later, costs next to nothing then.
@@ -172,6 +174,7 @@ impl Line {
         answer: impl Future<Output = T>,
     ) -> Option<T> {
         let end = (deadline + GRACE).into();
+        let _waiting = self.crowd.join();
         let mut answer = pin!(answer);
         std::future::poll_fn(|context| {
             if let Poll::Ready(answer) = answer.as_mut().poll(context) {
@@ -317,6 +320,7 @@ impl Api {
                 stopwatch: self.metrics.stopwatch(),
                 places: Arc::clone(&guests.places),
                 place: Arc::clone(seat.place()),
+                crowd: self.crowd.clone(),
                 answers: Arc::clone(&guests.answers),
                 timer: Mutex::default(),
             };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use raftexample::httpapi::{Api, BodyBudget, Metrics, Server, ServerLimits};
+use raftexample::httpapi::{Api, BodyBudget, Crowd, Metrics, Server, ServerLimits};
 use raftexample::kvstore;
 use raftnode::Config;
 use raftnode::membership::{Book, Founder};
@@ -78,6 +78,7 @@ impl Port {
             request_timeout,
             max_value_bytes: MAX_VALUE_BYTES,
             bodies: BodyBudget::new(options.body_bytes),
+            crowd: Crowd::default(),
             stuck_after,
             watch_keep_alive: options.watch_keep_alive,
         });
