@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the operator looks what is to be done.
 const LOOK: u64 = SECOND;
 
-/// How long one with a new disk may run without an end before the operator removes it.
+/// How long one with a new disk, or one that joins, may run without an end before the operator
+/// removes it.
 const LOST: u64 = 5 * SECOND;
 
 /// What the operator has asked for.
@@ -36,13 +37,14 @@ impl World {
         let lost = self.hosts.values().filter(|host| {
             let is_member = |id: &u64| book.members.contains_key(id);
             // Whom it asks may all be gone, so that nobody tells it that its id is known by another
-            // disk: the operator, who replaced that, knows.
+            // disk, or that it was taken in long ago: the operator knows.
             let mut others = host.founders.iter().map(|founder| founder.id);
             let mut is_alone = || !others.any(|id| id != host.id && is_member(&id));
             is_member(&host.id)
                 && match host.process {
                     Process::Lost => true,
-                    Process::Up(_) | Process::Joining(_) => {
+                    Process::Joining(_) => self.now > host.started_at + LOST && is_alone(),
+                    Process::Up(_) => {
                         host.is_wiped && self.now > host.started_at + LOST && is_alone()
                     }
                     Process::Down | Process::Removed => false,
