@@ -77,9 +77,9 @@ pub struct SnapshotPolicy {
     pub bytes: u64,
     /// A snapshot that is due also waits until the log since the last one is at least half that
     /// one's size, so that a large state is not written over and over. One that is due for bytes
-    /// alone, which means few and large entries, waits for four times that size, or for 256 MiB
-    /// where that is less: it would take as much of the disk as they do, and they are replayed
-    /// fast. Default true.
+    /// alone waits for four times that size, but for no more than half of `retain_bytes` unless
+    /// half the size is more: with large entries it would take as much of the disk as they do.
+    /// Default true.
     pub proportional: bool,
     /// How many snapshot files are kept. Default 2; at least 1.
     pub keep: u64,
@@ -91,10 +91,6 @@ pub struct SnapshotPolicy {
     pub retain_bytes: u64,
 }
 
-/// What a snapshot that is due for bytes alone waits for at most, where half the last one's size is
-/// less.
-const ENOUGH_LOG_BYTES: u64 = 256 << 20;
-
 impl SnapshotPolicy {
     /// Whether a snapshot is due after so many entries, which weigh so many bytes, since one of
     /// `newest_bytes`.
@@ -105,7 +101,8 @@ impl SnapshotPolicy {
             return many || large;
         }
         let half = newest_bytes / 2;
-        let enough = half.max(newest_bytes.saturating_mul(4).min(ENOUGH_LOG_BYTES));
+        // Half of what is kept: so the log still reaches back to the snapshot before the newest.
+        let enough = half.max(newest_bytes.saturating_mul(4).min(self.retain_bytes / 2));
         many && log_bytes >= half || large && log_bytes >= enough
     }
 }
@@ -257,14 +254,14 @@ mod tests {
             ("many and large, half the last", 10_001, 512 * MIB, 1024 * MIB),
             ("large, nothing before", 1, 64 * MIB + 1, 0),
             ("large, a small one before", 10_000, 64 * MIB + 1, 16 * MIB),
-            ("large, four times the last", 10_000, 160 * MIB, 40 * MIB),
-            ("large, enough", 10_000, 256 * MIB, 100 * MIB),
+            ("large, four times the last", 10_000, 80 * MIB, 20 * MIB),
+            ("large, half of what is kept", 10_000, 128 * MIB, 64 * MIB),
             ("large, half the last", 10_000, 500 * MIB, 1000 * MIB),
         ];
         for (what, n_entries, log_bytes, newest) in table {
             let is_due = |n_entries, log_bytes| default.is_due(n_entries, log_bytes, newest);
             assert!(is_due(n_entries, log_bytes), "{what}");
-            assert!(!is_due(n_entries - 1, log_bytes.min(64 * MIB)), "{what}: fewer entries");
+            assert!(!is_due(n_entries - 1, log_bytes.min(64 * MIB)), "{what}: less of both");
             assert!(log_bytes == 0 || !is_due(n_entries, log_bytes - 1), "{what}: fewer bytes");
         }
         assert!(default.is_due(10_001, u64::MAX, u64::MAX), "no size overflows");

@@ -168,8 +168,8 @@ struct RunArgs {
     snapshot_count: u64,
 
     /// Take a snapshot after more bytes of entries than this; 0: never for that reason. Unless
-    /// one of the two is given, the log also grows to half the last snapshot's size first; for
-    /// bytes alone to four times that size, or 256 MiB if that is less
+    /// one of the two is given, the log also grows to half the last snapshot's size first; where
+    /// bytes alone make one due to four times that size, or half of --wal-retain-bytes if less
     #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_BYTES", value_name = "SIZE",
           default_value = "64MiB", value_parser = size)]
     snapshot_bytes: u64,

@@ -253,6 +253,33 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     assert!(cluster.member(leader).shared.status().first_index > sent + 1, "kept for ever");
 }
 
+/// Large entries make snapshots rarer, but the log of the default policy still reaches back to the one
+/// before the newest: a start that finds the newest spoilt goes on from there.
+#[test]
+fn the_log_reaches_back_to_the_snapshot_before() {
+    let mut recipe = Recipe::founder(&[1, 2, 3]);
+    // The default's proportions.
+    let (bytes, retain_bytes) = (recipe.segment_bytes, 4 * recipe.segment_bytes);
+    recipe.policy = SnapshotPolicy { entries: 0, bytes, retain_bytes, ..SnapshotPolicy::default() };
+    let mut cluster = Cluster::with(recipe, 10);
+    let leader = cluster.elect();
+    let mut taken = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let pending = cluster.propose(leader, vec![0x55; 4 << 10]);
+        cluster.settle();
+        applied(pending);
+        let member = cluster.member(leader);
+        let files = snapshot_files(member);
+        let index =
+            |file: &str| file.split(['-', '.']).nth(1).map(|index| u64::from_str_radix(index, 16));
+        let oldest = files.iter().map(|file| index(file).unwrap().unwrap()).min();
+        let first = member.shared.status().first_index;
+        assert!(oldest.is_none_or(|oldest| first <= oldest + 1), "{first} and {files:?}");
+        taken.extend(files);
+    }
+    assert!((4..=5).contains(&taken.len()), "{taken:?}");
+}
+
 /// B1: while one is being written no other is asked for, and the node does not care how long it
 /// takes.
 #[test]
