@@ -139,7 +139,7 @@ pub(crate) mod tests {
             (Limits { reads_at_least: Some(0.6), ..limits() }, &["reads at 64"]),
             (
                 Limits { disk_at_least: Some(0.61), ..limits() },
-                &["64 KiB values at 8", "1024 KiB values at 8"],
+                &["64 KiB values at 8", "64 KiB values at 64", "1024 KiB values at 8"],
             ),
         ];
         for (limits, names) in raised {

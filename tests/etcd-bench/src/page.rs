@@ -122,7 +122,7 @@ impl Page {
              nobody can check.\n\
              - Large values are held against `fio {}` in the same directory, in turns as well, \
              divided by three: every member writes everything. They are written over and over, to \
-             {} MiB of keys, as fio writes its file.\n",
+             keys that hold {} MiB, as fio writes its file.\n",
             disk::FLAGS.join(" "),
             LARGE_BYTES_KEPT >> 20
         )

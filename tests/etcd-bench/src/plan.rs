@@ -4,7 +4,7 @@ use crate::mix::{Mix, Operation};
 
 /// The connections of the cases that are measured at one level only.
 const MANY: u16 = 64;
-/// With a mebibyte each, few enough that nobody is refused: a node takes 16 MiB of writes that wait.
+/// With a MiB each, few enough that nobody is refused: a node takes 16 MiB of writes that wait.
 const FEW: u16 = 8;
 /// So that filling takes less than measuring.
 const MAX_KEYS_READ: u64 = 10_000;
@@ -93,7 +93,8 @@ pub(crate) fn plan(connections: &[u16], value_bytes: usize, keys: u64) -> Vec<Ca
         yardstick: Yardstick::Peer(other),
     };
     let mixed = "put=10,get=90".parse().expect("it is a mix");
-    let large = [(64 * KIB, MANY), (KIB * KIB, FEW)].map(|(value_bytes, connections)| Case {
+    let large = [(64 * KIB, FEW), (64 * KIB, MANY), (KIB * KIB, FEW)];
+    let large = large.map(|(value_bytes, connections)| Case {
         kind: Kind::Large,
         mix: put,
         connections,

@@ -96,8 +96,7 @@ const TEXTS: [(&str, &str); 17] = [
     (
         "bytes-disk-each",
         "The same for each byte: blocks and zeros are spread over ever more of them. What is left \
-         for large\nvalues is one byte for the log, one for the zeros ahead of it, and the \
-         snapshots.",
+         for large\nvalues, which no zeros go ahead of, is one byte for the log, and the snapshots.",
     ),
 ];
 
