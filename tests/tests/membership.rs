@@ -263,7 +263,14 @@ fn wrong_changes_are_refused_with_a_reason() {
         ("DELETE", "/_members/0", String::new(), 400, "malformed"),
         ("DELETE", "/x", String::new(), 400, "malformed"),
     ];
-    let before = status_members(&cluster, 0);
+    // Who was not asked to remove 5 may hear of it later.
+    let before = status_members(&cluster, 1);
+    for member in [0, 2] {
+        cluster.eventually("it knows of the removal", READY_TIMEOUT, || {
+            let shown = status_members(&cluster, member);
+            if shown == before { Ok(()) } else { Err(format!("{member} shows {shown}")) }
+        });
+    }
     for (number, (method, path, body, status, kind)) in table.iter().enumerate() {
         // The leader and both others, in turns.
         refused(&cluster, number % 3, method, path, body, (*status, kind));
