@@ -1,8 +1,8 @@
 //! How many requests wait for the node, and what the port's thread does about it before it sleeps.
 //!
-//! With many connections and few processors that thread would sleep a dozen times in a round of reads:
+//! With many connections and few processors that thread would sleep several times in a round of reads:
 //! whenever it has dealt with the two or three requests that came meanwhile. To fall asleep and to be
-//! woken costs as much as to answer one of them. So while a crowd waits, everybody else who wants to
+//! woken is a good part of what they cost. So while a crowd waits, everybody else who wants to
 //! run goes first: then more has come, and all of that is dealt with at once. Where nobody wants to, it
 //! sleeps as ever.
 //!
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// processors that members and load shared.
 const CROWD: usize = 32;
 
-/// Whoever runs for so long meanwhile is not about to bring more: members and clients run for a few
-/// tens of microseconds, and a scheduler's slice is some milliseconds.
+/// Whoever runs for so long meanwhile is not about to bring more: it goes on until the scheduler takes
+/// the processor from it, which is after some milliseconds.
 const LONG: Duration = Duration::from_millis(1);
 
 /// The most sleeps without a yield, after yields that took long.

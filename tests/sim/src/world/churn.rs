@@ -43,9 +43,9 @@ impl World {
             is_member(&host.id)
                 && match host.process {
                     Process::Lost => true,
-                    Process::Joining(_) => self.now > host.started_at + LOST && is_alone(),
-                    Process::Up(_) => {
-                        host.is_wiped && self.now > host.started_at + LOST && is_alone()
+                    Process::Up(_) if !host.is_wiped => false,
+                    Process::Up(_) | Process::Joining(_) => {
+                        self.now > host.started_at + LOST && is_alone()
                     }
                     Process::Down | Process::Removed => false,
                 }
