@@ -43,7 +43,7 @@ impl Params {
         let entries = one_of(&[10, 20, 50, 100]);
         let snapshots = SnapshotPolicy {
             entries,
-            bytes: 0,
+            bytes: one_of(&[0, 1 << 10, 4 << 10]),
             proportional: one_of(&[0, 1]) == 1,
             keep: one_of(&[1, 2, 3]),
             catchup_entries: one_of(&[0, 2, 5, 30]),
