@@ -77,16 +77,15 @@ pub struct SnapshotPolicy {
     pub bytes: u64,
     /// A snapshot that is due also waits until the log since the last one is at least half that
     /// one's size, so that a large state is not written over and over. One that is due for bytes
-    /// alone waits for four times that size, but for no more than half of `retain_bytes` unless
-    /// half the size is more: with large entries it would take as much of the disk as they do.
-    /// Default true.
+    /// alone waits for four times that size, but for no more than `retain_bytes` unless half the
+    /// size is more: with large entries it would take as much of the disk as they do. Default true.
     pub proportional: bool,
-    /// How many snapshot files are kept. Default 2; at least 1.
+    /// How many snapshot files are kept, each with all of the log behind it. Default 2; at least 1.
     pub keep: u64,
     /// How many entries before a snapshot stay in the log, for members a little behind. Default
     /// 10,000.
     pub catchup_entries: u64,
-    /// How many bytes of log may be kept before a snapshot, whatever the entries say. Default
+    /// How many bytes of log may be kept for members behind, whatever the entries say. Default
     /// 256 MiB.
     pub retain_bytes: u64,
 }
@@ -101,8 +100,7 @@ impl SnapshotPolicy {
             return many || large;
         }
         let half = newest_bytes / 2;
-        // Half of what is kept: so the log still reaches back to the snapshot before the newest.
-        let enough = half.max(newest_bytes.saturating_mul(4).min(self.retain_bytes / 2));
+        let enough = half.max(newest_bytes.saturating_mul(4).min(self.retain_bytes));
         many && log_bytes >= half || large && log_bytes >= enough
     }
 }
@@ -255,7 +253,7 @@ mod tests {
             ("large, nothing before", 1, 64 * MIB + 1, 0),
             ("large, a small one before", 10_000, 64 * MIB + 1, 16 * MIB),
             ("large, four times the last", 10_000, 80 * MIB, 20 * MIB),
-            ("large, half of what is kept", 10_000, 128 * MIB, 64 * MIB),
+            ("large, as much as is kept", 10_000, 256 * MIB, 100 * MIB),
             ("large, half the last", 10_000, 500 * MIB, 1000 * MIB),
         ];
         for (what, n_entries, log_bytes, newest) in table {

@@ -169,7 +169,7 @@ struct RunArgs {
 
     /// Take a snapshot after more bytes of entries than this; 0: never for that reason. Unless
     /// one of the two is given, the log also grows to half the last snapshot's size first; where
-    /// bytes alone make one due to four times that size, or half of --wal-retain-bytes if less
+    /// bytes alone make one due to four times that size, or --wal-retain-bytes if less
     #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_BYTES", value_name = "SIZE",
           default_value = "64MiB", value_parser = size)]
     snapshot_bytes: u64,

@@ -425,8 +425,8 @@ impl Core {
     }
 
     /// Lets go of the beginning of the log: all that neither the kept snapshots, nor members a
-    /// little behind, nor snapshots on their way need. The bound in bytes overrides all but the
-    /// last.
+    /// little behind, nor snapshots on their way need. The bound in bytes is one on what members
+    /// need: a snapshot without all of the log behind it is none to begin from (N5, B3).
     pub(super) fn release(&mut self) -> Result<(), Error> {
         let snapshots = &self.snapshots;
         let (Some(oldest), Some(newest)) = (snapshots.kept.first(), snapshots.newest()) else {
@@ -437,7 +437,7 @@ impl Core {
         }
         let (oldest, newest, policy) = (oldest.index, newest.index, snapshots.policy);
         self.forget_delivered();
-        let mut through = newest.saturating_sub(policy.catchup_entries).min(oldest);
+        let mut through = newest.saturating_sub(policy.catchup_entries);
         if self.raw.raft.state == StateRole::Leader {
             let live = self.live();
             let progress = self.raw.raft.prs().iter();
@@ -446,9 +446,8 @@ impl Core {
             through = through.min(matched.filter(|m| *m > 0).min().unwrap_or(through));
         }
         let forced = self.raw.store().wal().release_point(policy.retain_bytes);
-        through = through.max(forced).min(newest);
         let sending = self.snapshots.sending.values().min().copied();
-        through = through.min(sending.unwrap_or(through));
+        through = through.max(forced).min(oldest).min(sending.unwrap_or(oldest));
         let doomed = self.raw.mut_store().wal_mut().release(through);
         if let Some(doomed) = doomed.map_err(|error| Error::Disk(error.to_string()))? {
             self.snapshots.is_deleting = true;

@@ -253,18 +253,18 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     assert!(cluster.member(leader).shared.status().first_index > sent + 1, "kept for ever");
 }
 
-/// Large entries make snapshots rarer, but the log of the default policy still reaches back to the one
-/// before the newest: a start that finds the newest spoilt goes on from there.
+/// However little of the log is to be kept, and however much lies between two snapshots, it reaches
+/// back to the older of them: a start that finds the newest spoilt goes on from there. Both were
+/// once kept where only the log after the newest was.
 #[test]
 fn the_log_reaches_back_to_the_snapshot_before() {
     let mut recipe = Recipe::founder(&[1, 2, 3]);
-    // The default's proportions.
-    let (bytes, retain_bytes) = (recipe.segment_bytes, 4 * recipe.segment_bytes);
-    recipe.policy = SnapshotPolicy { entries: 0, bytes, retain_bytes, ..SnapshotPolicy::default() };
+    let bytes = 2 * recipe.segment_bytes;
+    recipe.policy = SnapshotPolicy { entries: 0, bytes, retain_bytes: 0, ..recipe.policy };
     let mut cluster = Cluster::with(recipe, 10);
     let leader = cluster.elect();
     let mut taken = std::collections::BTreeSet::new();
-    for _ in 0..100 {
+    for _ in 0..200 {
         let pending = cluster.propose(leader, vec![0x55; 4 << 10]);
         cluster.settle();
         applied(pending);
@@ -277,7 +277,7 @@ fn the_log_reaches_back_to_the_snapshot_before() {
         assert!(oldest.is_none_or(|oldest| first <= oldest + 1), "{first} and {files:?}");
         taken.extend(files);
     }
-    assert!((4..=5).contains(&taken.len()), "{taken:?}");
+    assert!(taken.len() > 4, "{taken:?}");
 }
 
 /// B1: while one is being written no other is asked for, and the node does not care how long it
