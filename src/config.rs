@@ -66,6 +66,10 @@ pub struct Config {
     pub faults: Option<String>,
 }
 
+/// So much log is worth a snapshot of any size that is less than twice as much: a start replays it
+/// in a moment.
+const ENOUGH_BYTES: u64 = 256 << 20;
+
 /// When snapshots are taken, and what is kept after one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotPolicy {
@@ -77,16 +81,17 @@ pub struct SnapshotPolicy {
     pub bytes: u64,
     /// A snapshot that is due also waits until the log since the last one is at least half that
     /// one's size, so that a large state is not written over and over. One that is due for bytes
-    /// alone waits for four times that size, but for no more than `retain_bytes` unless half the
-    /// size is more: with large entries it would take as much of the disk as they do. Default true.
+    /// alone also waits for four times that size or 256 MiB, whichever is less: with large entries it
+    /// would take as much of the disk as they do. Default true.
     pub proportional: bool,
-    /// How many snapshot files are kept, each with all of the log behind it. Default 2; at least 1.
+    /// How many snapshot files are kept, of two or more with all of the log behind the one before the
+    /// newest: a start that finds the newest spoilt goes on from there. Default 2; at least 1.
     pub keep: u64,
     /// How many entries before a snapshot stay in the log, for members a little behind. Default
     /// 10,000.
     pub catchup_entries: u64,
-    /// How many bytes of log may be kept for members behind, whatever the entries say. Default
-    /// 256 MiB.
+    /// How many bytes of log may stay when a snapshot has been taken, whatever the entries say,
+    /// unless the snapshot before needs more. Default 256 MiB.
     pub retain_bytes: u64,
 }
 
@@ -99,9 +104,9 @@ impl SnapshotPolicy {
         if !self.proportional {
             return many || large;
         }
-        let half = newest_bytes / 2;
-        let enough = half.max(newest_bytes.saturating_mul(4).min(self.retain_bytes));
-        many && log_bytes >= half || large && log_bytes >= enough
+        let is_worth = log_bytes >= newest_bytes / 2;
+        let is_enough = log_bytes >= newest_bytes.saturating_mul(4).min(ENOUGH_BYTES);
+        is_worth && (many || large && is_enough)
     }
 }
 
@@ -253,7 +258,7 @@ mod tests {
             ("large, nothing before", 1, 64 * MIB + 1, 0),
             ("large, a small one before", 10_000, 64 * MIB + 1, 16 * MIB),
             ("large, four times the last", 10_000, 80 * MIB, 20 * MIB),
-            ("large, as much as is kept", 10_000, 256 * MIB, 100 * MIB),
+            ("large, enough", 10_000, 256 * MIB, 100 * MIB),
             ("large, half the last", 10_000, 500 * MIB, 1000 * MIB),
         ];
         for (what, n_entries, log_bytes, newest) in table {

@@ -480,7 +480,8 @@ struct Loaded {
     kept: Vec<Kept>,
 }
 
-/// The newest snapshot that the log vouches for (N5), after orphans are gone.
+/// The newest snapshot that the log vouches for (N5), after those are gone that it does not know or
+/// go on from.
 fn load_snapshot(
     fs: &Arc<dyn Fs>,
     directory: &Path,
@@ -539,8 +540,17 @@ fn load_snapshot(
         ));
         return Err(Error::Corrupt(problems.join("; ")));
     }
+    if let Some(newest) = &newest {
+        let is_behind = |m: &&wal::Marker| m.index < newest.marker.index && !usable(m);
+        for marker in wal.markers().iter().filter(is_behind) {
+            let file = directory.join(snapshot::file_name(marker.term, marker.index));
+            if exists(&**fs, &file)? {
+                orphans.push(file);
+            }
+        }
+    }
     for orphan in orphans.into_iter().filter(|_| !has(Defect::KeepOrphans)) {
-        info!(logger, "removing a snapshot file that the log does not know";
+        info!(logger, "removing a snapshot file that the log does not go on from";
             "path" => %orphan.display());
         fs.remove_file(&orphan).map_err(|e| unusable("remove", &orphan, e))?;
     }

@@ -245,6 +245,8 @@ impl Core {
         if core.book.voters().eq([core.id]) {
             core.raw.campaign().map_err(|error| Error::Invariant(error.to_string()))?;
         }
+        // By a policy that may be a new one.
+        core.release()?;
         Ok(core)
     }
 
@@ -361,6 +363,12 @@ impl Core {
         let committed = |marker: &&wal::Marker| marker.index <= store.hard_state().commit;
         let marker = store.wal().markers().iter().rev().find(committed);
         (store.snapshot_index(), marker.map_or(0, |marker| marker.index))
+    }
+
+    /// Index and term of the snapshots that are kept, oldest first.
+    #[cfg(test)]
+    pub(crate) fn kept_snapshots(&self) -> Vec<(u64, u64)> {
+        self.snapshots.kept()
     }
 
     /// Grows whenever the book changes.
@@ -604,6 +612,7 @@ impl Core {
         self.pin_election_timeout();
         if self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
             self.promote();
+            self.release_delivered()?;
         }
         self.expire(now);
         Ok(())

@@ -15,6 +15,8 @@
 //! - B2 Final names are given here and nowhere else, so that names, markers and memory agree.
 //! - B3 A file that is on its way to a peer is not purged, nor the log after it.
 //! - B4 raft hears exactly once what became of a snapshot that it sent.
+//! - B5 While two are kept, the log reaches back to the one before the newest: a start that finds
+//!   the newest spoilt goes on from there. One behind a hole in the log is kept for B3 alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -212,6 +214,11 @@ impl Snapshots {
         self.kept.last()
     }
 
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<(u64, u64)> {
+        self.kept.iter().map(|kept| (kept.index, kept.term)).collect()
+    }
+
     pub(super) fn is_taking(&self) -> bool {
         self.taking.is_some()
     }
@@ -252,13 +259,13 @@ impl Snapshots {
         self.policy.is_due(published - index, self.published_bytes - self.bytes_at_newest, size)
     }
 
-    /// The snapshot at `path` is the newest that the log vouches for; those that are too many go.
+    /// This snapshot is the newest that the log vouches for.
     fn keep(&mut self, kept: Kept) {
         self.kept.retain(|old| old.path != kept.path);
         self.kept.push(kept);
-        self.purge();
     }
 
+    /// Those that are too many go.
     fn purge(&mut self) {
         let keep = usize::try_from(self.policy.keep).unwrap_or(usize::MAX).max(1);
         // One that is on its way outlives its turn, and costs no younger one its own: the newest
@@ -267,15 +274,23 @@ impl Snapshots {
         if excess > 0 && has(Defect::KeepTooFew) {
             excess = self.kept.len();
         }
-        let (sending, tasks) = (&self.sending, &mut self.tasks);
-        self.kept.retain(|kept| {
+        self.remove(|_| {
             let is_old = excess > 0;
             excess = excess.saturating_sub(1);
-            let doomed = is_old && !sending.values().any(|index| *index == kept.index);
-            if doomed {
+            is_old
+        });
+    }
+
+    /// Removes the files that are not on their way (B3) and of which this is true.
+    fn remove(&mut self, mut is_unwanted: impl FnMut(&Kept) -> bool) {
+        let (sending, tasks) = (&self.sending, &mut self.tasks);
+        self.kept.retain(|kept| {
+            let is_sent = sending.values().any(|index| *index == kept.index);
+            let is_doomed = is_unwanted(kept) && !is_sent;
+            if is_doomed {
                 tasks.push(Task::Remove(kept.path.clone()));
             }
-            !doomed
+            !is_doomed
         });
     }
 }
@@ -424,20 +439,21 @@ impl Core {
         Ok(())
     }
 
-    /// Lets go of the beginning of the log: all that neither the kept snapshots, nor members a
-    /// little behind, nor snapshots on their way need. The bound in bytes is one on what members
-    /// need: a snapshot without all of the log behind it is none to begin from (N5, B3).
+    /// Removes snapshots that are too many, and lets go of the beginning of the log: all that neither
+    /// the kept ones, nor members a little behind, nor snapshots on their way need. The bound in
+    /// bytes overrides what members and older snapshots need (B5).
     pub(super) fn release(&mut self) -> Result<(), Error> {
+        self.forget_delivered();
+        self.snapshots.purge();
         let snapshots = &self.snapshots;
-        let (Some(oldest), Some(newest)) = (snapshots.kept.first(), snapshots.newest()) else {
-            return Ok(());
-        };
+        let [older @ .., newest] = snapshots.kept.as_slice() else { return Ok(()) };
         if snapshots.is_deleting || has(Defect::NeverRelease) {
             return Ok(());
         }
-        let (oldest, newest, policy) = (oldest.index, newest.index, snapshots.policy);
-        self.forget_delivered();
-        let mut through = newest.saturating_sub(policy.catchup_entries);
+        let (newest, policy) = (newest.index, snapshots.policy);
+        let oldest = older.first().map_or(newest, |kept| kept.index);
+        let before = older.last().map_or(newest, |kept| kept.index);
+        let mut through = newest.saturating_sub(policy.catchup_entries).min(oldest);
         if self.raw.raft.state == StateRole::Leader {
             let live = self.live();
             let progress = self.raw.raft.prs().iter();
@@ -446,14 +462,24 @@ impl Core {
             through = through.min(matched.filter(|m| *m > 0).min().unwrap_or(through));
         }
         let forced = self.raw.store().wal().release_point(policy.retain_bytes);
+        through = through.max(forced.min(before));
         let sending = self.snapshots.sending.values().min().copied();
-        through = through.max(forced).min(oldest).min(sending.unwrap_or(oldest));
+        through = through.min(sending.unwrap_or(through));
         let doomed = self.raw.mut_store().wal_mut().release(through);
         if let Some(doomed) = doomed.map_err(|error| Error::Disk(error.to_string()))? {
             self.snapshots.is_deleting = true;
             self.snapshots.tasks.push(Task::Delete(doomed));
         }
         Ok(())
+    }
+
+    /// Lets go of what was kept for a snapshot on its way, once its receiver has acknowledged it.
+    ///
+    /// # Errors
+    ///
+    /// What ends the node.
+    pub(super) fn release_delivered(&mut self) -> Result<(), Error> {
+        if self.snapshots.delivered.is_empty() { Ok(()) } else { self.release() }
     }
 
     /// Peers that have acknowledged the snapshot they were given need no more care than others;
@@ -533,7 +559,6 @@ impl Core {
             *again = (2 * *again).clamp(1, MAX_PAUSE_TIMEOUTS);
         }
         self.raw.report_snapshot(to, status);
-        self.snapshots.purge();
         self.release()
     }
 
@@ -619,6 +644,9 @@ impl Core {
         self.changes.restored();
         self.set_book(header.book, index);
         self.snapshots.bytes_at_newest = self.snapshots.published_bytes;
+        // No start could go on from those behind a hole in the log.
+        let wal = self.raw.store().wal();
+        self.snapshots.remove(|kept| wal.term(kept.index) != Some(kept.term));
         self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
         self.metrics.snapshot_installed(started.elapsed(), bytes);
         info!(self.logger, "installed a snapshot"; "index" => index, "term" => marker.term,
