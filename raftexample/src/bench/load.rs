@@ -60,7 +60,7 @@ impl Load {
         let last = self.keys.n_keys() - 1;
         for (number, _) in (0..).zip(targets) {
             let (mut client, line) = self.connect(number, targets).await?;
-            until_closed(line, client.get(last, "")).await.map_err(failed)?;
+            until_closed(line, in_time(client.get(last, ""))).await.map_err(failed)?;
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Load {
             let mut asker = Asker::new(number, client, &self.mix);
             tokio::select! {
                 biased;
-                prepared = asker.prepare() => prepared
+                prepared = in_time(asker.prepare()) => prepared
                     .map_err(|fault| Failure::new(format!("cannot begin: {}", fault.reason)))?,
                 _ = &mut line => return Err(Failure::new("a server closes what it just opened")),
             }
@@ -153,21 +153,69 @@ async fn drive(mut asker: Asker, clock: Rc<Clock>, recorder: Rc<RefCell<Recorder
     }
 }
 
+/// Waits for what is not measured no longer than for what is.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let late = |_| {
+        let reason = format!("no answer for {STALL_TIMEOUT:?}");
+        Err(Fault { is_answer: false, reason })
+    };
+    tokio::time::timeout(STALL_TIMEOUT, answer).await.unwrap_or_else(late)
+}
+
 /// Writes these keys one after the other, and waits until the last can be read.
 async fn fill_share(mut client: Client, keys: impl Iterator<Item = u64>) -> Result<(), Fault> {
     let mut last = None;
     for key in keys {
-        client.put(key).await?;
+        in_time(client.put(key)).await?;
         last = Some(key);
     }
     let Some(last) = last else { return Ok(()) };
     let deadline = Instant::now() + QUESTION_TIMEOUT;
     loop {
-        match client.get(last, "").await {
+        match in_time(client.get(last, "")).await {
             Err(Fault { is_answer: true, .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(FILLED_POLL).await;
             }
             read => return read,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use tokio::runtime::Builder;
+    use tokio::task::LocalSet;
+    use url::Url;
+
+    use super::super::asker::n_own_keys;
+    use super::super::keys::Distribution;
+    use super::super::mix::Operation;
+    use super::*;
+
+    /// A server that takes connections and answers nothing ends the load before its first round too:
+    /// that was once waited for without end.
+    #[test]
+    fn a_mute_server_is_waited_for_in_vain() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let targets = [Target::of_url(&Url::parse(&url).unwrap()).unwrap()];
+        let load = |operation| Load {
+            mix: Mix::only(operation),
+            connections: 1,
+            pace: Pace::Closed,
+            window: Window { warm_up: Duration::ZERO, length: Duration::from_secs(1) },
+            keys: KeySpace::new(100, n_own_keys(1), 9, Distribution::Uniform).unwrap(),
+            values: Values::new(16),
+        };
+        let runtime =
+            Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let (filled, run) = LocalSet::new().block_on(&runtime, async {
+            (load(Operation::Get).fill(&targets).await, load(Operation::Cas).run(&targets).await)
+        });
+        let said = |failure: Failure| failure.to_string();
+        assert_eq!(filled.map_err(said), Err("cannot fill: no answer for 20s".into()));
+        assert_eq!(run.map(drop).map_err(said), Err("cannot begin: no answer for 20s".into()));
     }
 }

@@ -116,10 +116,15 @@ fn loads(args: &Args, mix: Mix) -> Result<Vec<Load>, Failure> {
     Ok(levels.map(load).collect())
 }
 
-/// Before an hour of load and not after it.
+/// Before an hour of load and not after it. What was not there is not there afterwards.
 fn check_writable(plot: &Path) -> Result<(), Failure> {
-    let file = fs::OpenOptions::new().append(true).create(true).open(plot);
-    file.map(drop).map_err(|error| {
+    let written = match fs::OpenOptions::new().append(true).open(plot) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::File::create_new(plot).and_then(|_| fs::remove_file(plot))
+        }
+        opened => opened.map(drop),
+    };
+    written.map_err(|error| {
         Failure::new(format!("--plot {}: it cannot be written: {error}", plot.display()))
     })
 }

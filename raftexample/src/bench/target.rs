@@ -118,7 +118,10 @@ impl Target {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(format!("cannot connect to {}: {error}", self.address))
         };
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| failed(&error))?;
+        let stream = tokio::time::timeout(QUESTION_TIMEOUT, TcpStream::connect(&self.address))
+            .await
+            .map_err(|late| failed(&late))?
+            .map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))
     }
