@@ -66,8 +66,8 @@ pub struct Config {
     pub faults: Option<String>,
 }
 
-/// So much log is worth a snapshot of any size that is less than twice as much: a start replays it
-/// in a moment.
+/// With so much log a snapshot that is due for bytes waits no longer, unless half the last one's size
+/// is more.
 const ENOUGH_BYTES: u64 = 256 << 20;
 
 /// When snapshots are taken, and what is kept after one.
@@ -81,17 +81,18 @@ pub struct SnapshotPolicy {
     pub bytes: u64,
     /// A snapshot that is due also waits until the log since the last one is at least half that
     /// one's size, so that a large state is not written over and over. One that is due for bytes
-    /// alone also waits for four times that size or 256 MiB, whichever is less: with large entries it
-    /// would take as much of the disk as they do. Default true.
+    /// alone also waits for four times that size or 256 MiB, whichever is less: with large entries
+    /// snapshots would otherwise take as much of the disk as the log does. Default true.
     pub proportional: bool,
-    /// How many snapshot files are kept, of two or more with all of the log behind the one before the
-    /// newest: a start that finds the newest spoilt goes on from there. Default 2; at least 1.
+    /// How many snapshot files are kept. With two or more, all of the log since the one before the
+    /// newest is kept too, so that a start that finds the newest spoilt goes on from there; older
+    /// ones stay only as long as the log reaches back to them. Default 2; at least 1.
     pub keep: u64,
     /// How many entries before a snapshot stay in the log, for members a little behind. Default
     /// 10,000.
     pub catchup_entries: u64,
-    /// How many bytes of log may stay when a snapshot has been taken, whatever the entries say,
-    /// unless the snapshot before needs more. Default 256 MiB.
+    /// How many bytes of log may stay once a snapshot has been taken, whatever the entries say,
+    /// unless the one before it needs more. Default 256 MiB.
     pub retain_bytes: u64,
 }
 

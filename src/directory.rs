@@ -19,8 +19,9 @@
 //! - D2 `identity` names a cluster only when `wal/` and `snap/` are durable. A directory without
 //!   it, or whose identity names none yet because it is still joining, holds nothing that any
 //!   member was ever told of.
-//! - D3 A snapshot without a marker in the log is an orphan of a crash and is deleted; a marker
-//!   without its snapshot is damage, unless the log reaches back to an older one (N5).
+//! - D3 A snapshot without a marker in the log is an orphan of a crash, and one older than the newest
+//!   good one that the log does not go on from is of no use: both are deleted. A marker without its
+//!   snapshot is damage, unless the log reaches back to an older one (N5).
 //! - D4 A member that was removed stays removed, and one that lost acknowledged data stays away,
 //!   also when whoever could prove it has forgotten: nothing starts on its directory again.
 

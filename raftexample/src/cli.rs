@@ -168,13 +168,15 @@ struct RunArgs {
     snapshot_count: u64,
 
     /// Take a snapshot after more bytes of entries than this; 0: never for that reason. Unless
-    /// one of the two is given, the log also grows to half the last snapshot's size first, and
-    /// where bytes alone make one due to four times that size or 256MiB, whichever is less
+    /// this or --snapshot-count is given, it also waits until the log since the last one is half
+    /// that one's size and, when due for bytes alone, four times that size or 256MiB, whichever
+    /// is less
     #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_BYTES", value_name = "SIZE",
           default_value = "64MiB", value_parser = size)]
     snapshot_bytes: u64,
 
-    /// How many snapshots are kept, with all of the log behind the one before the newest
+    /// How many snapshots are kept, with all of the log since the one before the newest; older
+    /// ones only as long as the log reaches back to them
     #[arg(long, env = "RAFTEXAMPLE_SNAPSHOT_KEEP", value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     snapshot_keep: u64,
@@ -188,7 +190,8 @@ struct RunArgs {
     )]
     snapshot_catchup_entries: u64,
 
-    /// How many bytes of log stay at most, unless the snapshot before the newest needs more
+    /// How many bytes of log stay at most once a snapshot has been taken, unless the one before
+    /// it needs more
     #[arg(long, env = "RAFTEXAMPLE_WAL_RETAIN_BYTES", value_name = "SIZE",
           default_value = "256MiB", value_parser = size)]
     wal_retain_bytes: u64,

@@ -74,6 +74,11 @@ pub(super) fn run(
             out.note(&path, why)?;
             continue;
         };
+        let is_newer = |m: &Marker| m.index > marker.index && is_usable(m);
+        if !is_usable(marker) && sound.markers().iter().any(is_newer) {
+            out.note(&path, "the log does not go on from it; the next start removes it")?;
+            continue;
+        }
         let Some(file) = alone(&path, out)? else { continue };
         if file.marker != *marker {
             out.corrupt(&path, "it is not the one that the log names")?;

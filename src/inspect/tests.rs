@@ -87,9 +87,10 @@ type Case = (&'static str, bool, fn(&Path), bool, &'static str);
 /// snapshot behind which an older one serves: a start passes it over, but it is not sound.
 #[test]
 fn directories_are_judged_as_by_starting() {
-    let table: [Case; 16] = [
+    let table: [Case; 17] = [
         ("whole", false, |_| (), true, "entries 2 to "),
         ("whole, released", true, |_| (), true, "sealed"),
+        ("one of no use", true, |d| flip(&snap(d, 1, 1), 100), true, "does not go on from it"),
         ("snapshot lost", true, |d| fs::remove_file(snap(d, 1, 30)).unwrap(), false, "missing"),
         (
             "snapshot passed over",
@@ -199,6 +200,13 @@ fn directories_are_judged_as_by_starting() {
     start(&data).unwrap();
     let (summary, said) = look(&data);
     assert!(summary.unwrap().is_sound() && said.join("\n").contains("set aside"), "{said:?}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    used(&data, true);
+    assert!(snap(&data, 1, 1).exists());
+    start(&data).unwrap();
+    assert!(!snap(&data, 1, 1).exists(), "nothing would ever remove it");
 }
 
 /// Each part can be looked at by itself, and is found out by what is in it.

@@ -16,7 +16,8 @@
 //! - B3 A file that is on its way to a peer is not purged, nor the log after it.
 //! - B4 raft hears exactly once what became of a snapshot that it sent.
 //! - B5 While two are kept, the log reaches back to the one before the newest: a start that finds
-//!   the newest spoilt goes on from there. One behind a hole in the log is kept for B3 alone.
+//!   the newest spoilt goes on from there. One that the log does not reach back to is kept for B3
+//!   alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -439,11 +440,14 @@ impl Core {
         Ok(())
     }
 
-    /// Removes snapshots that are too many, and lets go of the beginning of the log: all that neither
-    /// the kept ones, nor members a little behind, nor snapshots on their way need. The bound in
-    /// bytes overrides what members and older snapshots need (B5).
+    /// Removes snapshots that the log no longer reaches back to, or that are too many, and lets go of
+    /// the beginning of the log: all that neither the others, nor members that lag a little, nor
+    /// snapshots on their way need. The bound in bytes overrides what such members need, and
+    /// snapshots older than the one before the newest (B5).
     pub(super) fn release(&mut self) -> Result<(), Error> {
         self.forget_delivered();
+        let wal = self.raw.store().wal();
+        self.snapshots.remove(|kept| wal.term(kept.index) != Some(kept.term));
         self.snapshots.purge();
         let snapshots = &self.snapshots;
         let [older @ .., newest] = snapshots.kept.as_slice() else { return Ok(()) };
@@ -552,6 +556,11 @@ impl Core {
         if result.is_ok() {
             self.snapshots.delivered.insert(to);
             self.snapshots.undelivered.remove(&to);
+            // A word from its loop, which may have stood still while it installed; its acknowledgement
+            // is yet to come, by another connection, and finds what it needs next still kept (B3).
+            if self.book.members.contains_key(&to) {
+                self.heard.insert(to, self.ticks);
+            }
         } else {
             self.snapshots.sending.remove(&to);
             let (until, again) = self.snapshots.undelivered.entry(to).or_default();
@@ -644,9 +653,6 @@ impl Core {
         self.changes.restored();
         self.set_book(header.book, index);
         self.snapshots.bytes_at_newest = self.snapshots.published_bytes;
-        // No start could go on from those behind a hole in the log.
-        let wal = self.raw.store().wal();
-        self.snapshots.remove(|kept| wal.term(kept.index) != Some(kept.term));
         self.snapshots.keep(Kept { index, term: marker.term, path, bytes });
         self.metrics.snapshot_installed(started.elapsed(), bytes);
         info!(self.logger, "installed a snapshot"; "index" => index, "term" => marker.term,

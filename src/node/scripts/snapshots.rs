@@ -44,10 +44,13 @@ fn snapshots_let_go_of_the_log() {
     cluster.assert_same_logs();
     assert_eq!(cluster.member(1).log.len(), 2000);
     // A policy that keeps less needs no other snapshot to be obeyed.
-    cluster.recipe.policy.keep = 1;
+    let first = cluster.member(1).shared.status().first_index;
+    (cluster.recipe.policy.keep, cluster.recipe.policy.retain_bytes) = (1, 0);
     cluster.crash(1);
     cluster.ticks(10);
-    assert_eq!(snapshot_files(cluster.member(1)).len(), 1);
+    let member = cluster.member(1);
+    assert_eq!(snapshot_files(member).len(), 1);
+    assert!(member.shared.status().first_index > first, "{:?}", member.shared.status());
 }
 
 /// A wish is fulfilled by one snapshot that holds what was applied, at once if there is one.
@@ -101,7 +104,7 @@ fn a_member_behind_the_log_gets_a_snapshot() {
     cluster.ticks(200);
     let member = cluster.member(follower);
     assert_eq!((member.log.len(), member.n_restored), (2000, 2));
-    // Those that it had lie behind a hole in its log.
+    // Its log does not reach back to those that it had.
     assert_eq!(snapshot_files(member).len(), 1, "{:?}", snapshot_files(member));
     cluster.assert_same_logs();
     cluster.crash(follower);
@@ -246,10 +249,14 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     assert!(files.iter().any(|file| file.ends_with(&name)), "{sent:x} is not in {files:?}");
     let (from, to, wire) = held.unwrap();
     cluster.deliver(from, to, wire).unwrap();
-    // The report of success overtakes the acknowledgement.
+    // The report of success overtakes the acknowledgement, and both come so late that the receiver
+    // seems to be gone: its disk took that long.
     let reports = cluster.network.iter().rposition(|(.., w)| matches!(w, Wire::SnapshotReport(_)));
     let report = reports.and_then(|at| cluster.network.remove(at)).unwrap();
     let rest = std::mem::take(&mut cluster.network);
+    cluster.cut.insert(follower);
+    cluster.ticks(200);
+    cluster.cut.clear();
     cluster.deliver(report.0, report.1, report.2).unwrap();
     cluster.write(leader, 200);
     cluster.network.extend(rest);
@@ -286,6 +293,8 @@ fn the_log_reaches_back_to_the_snapshot_before() {
             let first = member.shared.status().first_index;
             // An entry takes a sixteenth of a segment, and those go whole.
             assert!((before.saturating_sub(16)..=before + 1).contains(&first), "{first}, {kept:?}");
+            let is_usable = |(index, _): &(u64, u64)| first <= index + 1;
+            assert!(kept.iter().all(is_usable), "{first}, {kept:?}");
             taken.extend(kept);
         }
         assert!(taken.len() > 4, "{taken:?}");
@@ -294,7 +303,10 @@ fn the_log_reaches_back_to_the_snapshot_before() {
             let (newest, fs) = (snapshot_files(member).pop().unwrap(), &member.fs);
             fs.remove_file(&Path::new("/data/snap").join(newest)).unwrap();
             fs.sync_dir(Path::new("/data/snap")).unwrap();
+            let mut kept = cluster.member(leader).core.kept_snapshots();
+            kept.pop();
             cluster.crash(leader);
+            assert_eq!(cluster.member(leader).core.kept_snapshots(), kept);
             cluster.ticks(400);
             assert_eq!(cluster.member(leader).log.len(), 200);
             cluster.assert_same_logs();
