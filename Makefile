@@ -64,7 +64,7 @@ bench: build
 
 # The same beside Debian's etcd-server, the Go original, and what fio writes (apt-get install
 # etcd-server golang-go golang-etcd-server-dev fio; who is absent is left out), in turns, in one
-# session of ROUNDS rounds of SECONDS each, some seven minutes. PAGE is written, and a picture beside
+# session of ROUNDS rounds of SECONDS each, some eight minutes. PAGE is written, and a picture beside
 # it. PAGE= writes none. COMPARED is what must come of it: times etcd's writes at each level, p99 at
 # 64 and a mix, times the original's stale reads, and times a third of fio's bytes.
 ETCD_BENCH = tests/etcd-bench/Cargo.toml
@@ -235,7 +235,7 @@ budgets: benches
 	cargo run --release --quiet -p benches --features criterion --bin budgets-page
 
 # Every cost by members, keys and bytes of a value, drawn, with the page docs/growth.md of it: some
-# ten minutes. KEYS and BYTES are the most of each, MEMBERS which (1,3,5,7), SECONDS the length of each
+# five minutes. KEYS and BYTES are the most of each, MEMBERS which (1,3,5,7), SECONDS the length of each
 # load; smaller ones try it, and PAGE puts the page elsewhere. TMPDIR puts the data on the disk to be
 # measured. Fails when a cost jumps and the page has no reason for it.
 growth:
