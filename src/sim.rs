@@ -85,6 +85,9 @@ pub struct Cursors {
     pub snapshot_index: u64,
     /// The term of that snapshot's last entry.
     pub snapshot_term: u64,
+    /// The snapshot that it would begin with if that one were spoilt; none: it keeps no other, or
+    /// keeps it only because it is on its way to somebody.
+    pub older_snapshot: Option<u64>,
     /// What it is.
     pub role: Role,
     /// Whom it follows; 0: nobody.

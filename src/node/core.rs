@@ -296,6 +296,7 @@ impl Core {
             first_index: raft.raft_log.first_index(),
             snapshot_index: store.snapshot_index(),
             snapshot_term: store.snapshot_term(),
+            older_snapshot: self.snapshots.before_newest(),
             role: role_of(raft.state),
             leader: raft.leader_id,
             book_version: self.book_version,

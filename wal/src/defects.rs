@@ -80,6 +80,7 @@ defects! {
     KeepTooFew "keep-too-few" "the newest snapshot is purged with the old ones",
     KeepOrphans "keep-orphans" "snapshot files that the log does not know stay",
     NeverRelease "never-release" "the log is never let go of",
+    NoWayBack "no-way-back" "the log is let go of though the snapshot before the newest needs it",
     RepublishRestored "republish-restored" "what an installed snapshot covers is published after it",
 
     // Publishing and answering.

@@ -215,6 +215,14 @@ impl Snapshots {
         self.kept.last()
     }
 
+    /// The one before the newest, unless it is there for a peer alone (B5).
+    #[cfg(feature = "simulation")]
+    pub(super) fn before_newest(&self) -> Option<u64> {
+        let (_, older) = self.kept.split_last()?;
+        let before = older.last()?.index;
+        (!self.sending.values().any(|index| *index == before)).then_some(before)
+    }
+
     #[cfg(test)]
     pub(super) fn kept(&self) -> Vec<(u64, u64)> {
         self.kept.iter().map(|kept| (kept.index, kept.term)).collect()
@@ -466,7 +474,7 @@ impl Core {
             through = through.min(matched.filter(|m| *m > 0).min().unwrap_or(through));
         }
         let forced = self.raw.store().wal().release_point(policy.retain_bytes);
-        through = through.max(forced.min(before));
+        through = through.max(if has(Defect::NoWayBack) { forced } else { forced.min(before) });
         let sending = self.snapshots.sending.values().min().copied();
         through = through.min(sending.unwrap_or(through));
         let doomed = self.raw.mut_store().wal_mut().release(through);

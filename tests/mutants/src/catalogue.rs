@@ -119,6 +119,10 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         ],
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
+        NoWayBack => vec![
+            CLUSTERS,
+            script("node::scripts::snapshots::the_log_reaches_back_to_the_snapshot_before"),
+        ],
         RepublishRestored => {
             vec![script("node::scripts::snapshots::a_restore_replaces_what_was_not_taken")]
         }

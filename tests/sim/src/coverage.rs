@@ -57,6 +57,7 @@ kinds! {
     SnapshotTaken = "snapshot taken",
     SnapshotInstalled = "snapshot installed from a leader",
     SnapshotBroken = "snapshot transfer broken midway",
+    SnapshotSpoilt = "start from an older snapshot, the newest being spoilt",
     LogCompacted = "log compacted",
     MemberAdded = "member added",
     MemberPromoted = "learner promoted",

@@ -112,6 +112,13 @@ pub(super) fn is_consistent(id: u64, now: &Cursors) -> Result<(), Violation> {
             now.snapshot_index, now.applied, now.published, now.commit, now.last_index
         )
     })?;
+    let reaches_back = now.older_snapshot.is_none_or(|older| now.first_index <= older + 1);
+    rules::FALLS_BACK.holds(reaches_back, || {
+        format!(
+            "member {id}: snapshots {:?} and {}, log from {} on",
+            now.older_snapshot, now.snapshot_index, now.first_index
+        )
+    })?;
     let knows = (now.role == Role::Leader) == (now.leader == id);
     rules::LEADER_KNOWS_ITSELF.holds(knows, || {
         format!("member {id} is {} and takes {} for the leader", now.role.name(), now.leader)

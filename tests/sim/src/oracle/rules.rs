@@ -62,6 +62,7 @@ rules! {
     BOOKS_EQUAL = "membership books are equal", "The membership at an index is the same on every member.";
     REMOVAL_COMMITTED = "removals are committed", "A member ends as a removed one only once its removal is committed.";
     SNAPSHOT_COMMITTED = "N5 snapshots hold what is committed", "No member's log begins behind an index that nobody has committed.";
+    FALLS_BACK = "B5 a spoilt snapshot is survived", "A log begins behind the snapshot before the newest at the latest, if that is kept, and a member whose newest one is spoilt begins with it.";
     OPENS_AGAIN = "N5 members open again", "A member opens its directory after every crash, unless what it lost is to be refused.";
     NO_PANIC = "no broken assertion", "No rule that a member asserts about itself is broken, and no member ends by itself.";
     SERVES_AGAIN = "liveness", "Once nothing is wrong any more, the members converge and serve within a bound.";

@@ -153,6 +153,7 @@ impl Shown {
                 first_index: 2,
                 snapshot_index: 1,
                 snapshot_term: 1,
+                older_snapshot: None,
                 role: Role::Follower,
                 leader: 0,
                 book_version: 0,
@@ -210,6 +211,12 @@ const TABLE: &[(Rule, &str, Break)] = &[
     (rules::LEADER_KNOWS_ITSELF, "a leader follows another", |c| {
         c.member(1).cursors.leader = 2;
         c.see(1)
+    }),
+    (rules::FALLS_BACK, "entries behind the older of two snapshots are gone", |c| {
+        c.member(2).cursors.older_snapshot = Some(1);
+        c.see(2)?;
+        c.member(2).cursors.first_index = 3;
+        c.see(2)
     }),
     (rules::LEADER_APPENDS_ONLY, "a leader takes an entry back", |c| {
         c.member(1).append(5, 2);

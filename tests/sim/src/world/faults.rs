@@ -1,5 +1,6 @@
 //! What goes wrong, as the seed has it.
 
+use raftnode::sim::{Began, Member};
 use wal::fs::{Fault, Op};
 
 use super::host::{Host, Process};
@@ -33,7 +34,8 @@ impl World {
             76..82 => self.slow_disk(id),
             82..88 => self.failing_disk(id),
             88..92 => self.full_disk(id),
-            92..97 => self.break_streams(id),
+            92..95 => self.break_streams(id),
+            95..97 => self.spoil(id),
             _ => self.wipe(id),
         }
         Ok(())
@@ -172,6 +174,22 @@ impl World {
             self.say(|| format!("the stream {key:?} breaks"));
             self.break_stream(key, None);
         }
+    }
+
+    /// A machine stops, and the newest snapshot on its disk is damaged meanwhile, or gone (B1).
+    fn spoil(&mut self, id: u64) {
+        let Some(cursors) = self.hosts.get(&id).and_then(Host::member).map(Member::cursors) else {
+            return;
+        };
+        let Some(older) = cursors.older_snapshot else { return };
+        self.crash(id, false);
+        let (is_removed, at) = (self.chance(200), self.rng.draw());
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let newest = (cursors.snapshot_term, cursors.snapshot_index);
+        host.spoil(newest, (!is_removed).then_some(at))
+            .expect("a mended disk does what it is told");
+        host.spoilt = Some(Began { snapshot: older, marker: cursors.snapshot_index });
+        self.say(|| format!("the snapshot {} of {id} is spoilt", cursors.snapshot_index));
     }
 
     /// A member's disk is replaced by an empty one (B2).

@@ -1,11 +1,13 @@
 //! A machine with one member on it: its disk, its clock, and what state its process is in.
 
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use raftnode::Config;
 use raftnode::membership::Founder;
-use raftnode::sim::{Join, Member};
-use wal::fs::MemFs;
+use raftnode::sim::{Began, Join, Member};
+use wal::fs::{Access, Fs as _, MemFs};
 
 use super::machine::Machine;
 use super::params::SECOND;
@@ -54,6 +56,8 @@ pub(crate) struct Host {
     pub(crate) is_failing: bool,
     /// Its disk has lost what it had synced.
     pub(crate) is_wiped: bool,
+    /// Its newest snapshot is spoilt: what its member must begin with.
+    pub(crate) spoilt: Option<Began>,
     /// Joins instead of founding.
     pub(crate) joins: bool,
     /// The members that it was told of at its first start.
@@ -91,6 +95,7 @@ impl Host {
             chore_at: u64::MAX,
             is_failing: false,
             is_wiped: false,
+            spoilt: None,
             joins,
             founders,
             book_version: u64::MAX,
@@ -130,6 +135,22 @@ impl Host {
         let shown = shown.saturating_duration_since(self.epoch).as_micros();
         let when = (shown * u128::from(SECOND)).div_ceil(u128::from(self.rate));
         u64::try_from(when).unwrap_or(u64::MAX)
+    }
+
+    /// Changes one byte of a snapshot's file, somewhere, or removes it, for good.
+    pub(crate) fn spoil(&self, (term, index): (u64, u64), at: Option<u64>) -> io::Result<()> {
+        let directory = Path::new("/data/snap");
+        let path = directory.join(format!("{term:016x}-{index:016x}.snap"));
+        let Some(at) = at else {
+            self.disk.remove_file(&path)?;
+            return self.disk.sync_dir(directory);
+        };
+        let file = self.disk.open(&path, Access::ReadWrite)?;
+        let at = at % file.size()?;
+        let mut byte = [0];
+        file.read_full_at(at, &mut byte)?;
+        file.write_all_at(at, &[!byte[0]])?;
+        file.sync_data()
     }
 
     /// Whether nobody on it does anything now.

@@ -11,6 +11,7 @@ use super::watch::rule;
 use super::{Event, Talk, World};
 use crate::Violation;
 use crate::coverage::Kind;
+use crate::oracle::rules;
 
 /// What a loop needs to go round again, in microseconds.
 const TURN: u64 = 30;
@@ -250,8 +251,15 @@ impl World {
         }
         match booted {
             Ok(Booted::Running(member)) => {
+                let (began, spoilt) = (member.began(), host.spoilt.take());
                 host.process = Process::Up(member);
                 host.started_at = now;
+                if let Some(spoilt) = spoilt {
+                    rules::FALLS_BACK.holds(began == spoilt, || {
+                        format!("member {id} was to begin with {spoilt:?}, and has with {began:?}")
+                    })?;
+                    self.count(Kind::SnapshotSpoilt);
+                }
                 self.say(|| format!("{id} starts, life {life}"));
                 self.watch.started(id);
                 self.observe(id)?;

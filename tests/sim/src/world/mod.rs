@@ -6,16 +6,16 @@
 //!
 //! What may go wrong, and what may not, so that what must come right can be said:
 //!
-//! - B1 What a disk has synced stays there, but for wiped members. What it has not may be lost in
-//!   any part: by sector, by name.
+//! - B1 What a disk has synced stays there, but for wiped members, and for the newest snapshot of a
+//!   member that keeps the one before. What it has not may be lost in any part: by sector, by name.
 //! - B2 A member is wiped only while every other member of the book runs and has met it, at most
 //!   one until it is removed from the book, and never when fewer than three voters are left.
 //! - B3 Everything that ended is started again, unless its member was removed or wiped.
 //! - B4 When the weather ends, everything is mended and started. Within [`PATIENCE`] the members of
 //!   the book must have one leader, one applied index and one state, and each must serve.
 //!
-//! Refuses to touch a member's memory, to repeat a frame (no transport does), and to damage what was
-//! synced: that a damaged log is refused is the log's own test.
+//! Refuses to touch a member's memory, to repeat a frame (no transport does), and to damage a log
+//! where it was synced: that it is refused then is the log's own test.
 
 mod calm;
 mod churn;

@@ -269,6 +269,7 @@ mod tests {
             first_index: 1,
             snapshot_index,
             snapshot_term: 1,
+            older_snapshot: None,
             role: Role::Follower,
             leader: 0,
             book_version: 0,
