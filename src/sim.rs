@@ -94,6 +94,10 @@ pub struct Cursors {
     pub leader: u64,
     /// Grows whenever its address book changes.
     pub book_version: u64,
+    /// Where in the log it became what it is.
+    pub book_index: u64,
+    /// How many removed members its gate knows.
+    pub shut_out: usize,
     /// Its term, as its log has synced it.
     pub durable_term: u64,
     /// Its vote, as its log has synced it.

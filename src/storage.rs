@@ -2,7 +2,7 @@
 //! tail in memory.
 //!
 //! Refuses to know the network, the state machine or a clock. Reads from disk happen on the
-//! loop's thread, at most [`DISK_BYTES_PER_TURN`] a turn; what a lagging peer needs beyond that
+//! loop's thread, at most [`Bounds::disk_bytes_per_turn`] a turn; what a lagging peer needs beyond that
 //! is asked for again in the next turn.
 //!
 //! Invariants:
@@ -33,13 +33,34 @@ use wal::{Batch, Marker, Wal, Written};
 use crate::Error;
 use crate::metrics::Metrics;
 
-/// How much of the log stays in memory, so that peers in step never make the leader read its
-/// disk. One that falls further behind is served from it.
-const TAIL_BYTES: u64 = 8 << 20;
+/// How much of the log is held and moved at a time. Simulated members have less of each, so that a few
+/// small entries are as much as they can take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// How much of the log stays in memory, so that peers in step never make the leader read its
+    /// disk. One that falls further behind is served from it.
+    pub(crate) tail_bytes: u64,
+    /// How much is read back from disk in one turn of the loop, for all lagging peers together:
+    /// around ten milliseconds of a slow disk, a fraction of a heartbeat.
+    pub(crate) disk_bytes_per_turn: u64,
+    /// Committed entries that wait for room on the commit channel. What does not fit is read from
+    /// the log again when there is room: enough to keep a consumer busy while that happens.
+    pub(crate) outgoing_bytes: u64,
+    /// One item on the commit channel holds about so much, so that a consumer shows its progress
+    /// often and the channel's few places bound its memory.
+    pub(crate) item_bytes: u64,
+}
 
-/// How much is read back from disk in one turn of the loop, for all lagging peers together:
-/// around ten milliseconds of a slow disk, a fraction of a heartbeat.
-const DISK_BYTES_PER_TURN: u64 = 4 << 20;
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            tail_bytes: 8 << 20,
+            disk_bytes_per_turn: 4 << 20,
+            outgoing_bytes: 8 << 20,
+            item_bytes: 1 << 20,
+        }
+    }
+}
 
 /// What an entry weighs beyond its data: its fields in memory and on the wire.
 pub(crate) const ENTRY_OVERHEAD: u64 = 96;
@@ -60,6 +81,7 @@ pub(crate) struct Storage {
     snapshot: SnapshotMetadata,
     /// raft wants to send a snapshot, and the newest one does not do.
     snapshot_wanted: Cell<bool>,
+    bounds: Bounds,
     disk_budget: Cell<u64>,
     deferred: RefCell<Vec<GetEntriesContext>>,
     metrics: Option<Metrics>,
@@ -91,7 +113,8 @@ impl Storage {
             hard_state,
             snapshot,
             snapshot_wanted: Cell::new(false),
-            disk_budget: Cell::new(DISK_BYTES_PER_TURN),
+            bounds: Bounds::default(),
+            disk_budget: Cell::new(Bounds::default().disk_bytes_per_turn),
             deferred: RefCell::default(),
             metrics: None,
             began: Instant::now(),
@@ -101,6 +124,19 @@ impl Storage {
             #[cfg(feature = "simulation")]
             before: None,
         }
+    }
+
+    /// Gives it a `divisor`th of the room that a member has.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn shrink_bounds(&mut self, divisor: u64) {
+        let Bounds { tail_bytes, disk_bytes_per_turn, outgoing_bytes, item_bytes } =
+            Bounds::default();
+        self.bounds = Bounds {
+            tail_bytes: tail_bytes / divisor,
+            disk_bytes_per_turn: disk_bytes_per_turn / divisor,
+            outgoing_bytes: outgoing_bytes / divisor,
+            item_bytes: item_bytes / divisor,
+        };
     }
 
     /// Has every save written down from now on.
@@ -120,6 +156,11 @@ impl Storage {
 
     pub(crate) fn snapshot_term(&self) -> u64 {
         self.snapshot.term
+    }
+
+    /// How much is held and moved at a time.
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// The log itself, for those who let go of its beginning.
@@ -358,7 +399,7 @@ impl Storage {
 
     /// Begins a new turn: the disk may be read again. Gives the questions that were put off.
     pub(crate) fn begin_turn(&mut self) -> Vec<GetEntriesContext> {
-        self.disk_budget.set(DISK_BYTES_PER_TURN);
+        self.disk_budget.set(self.bounds.disk_bytes_per_turn);
         self.deferred.take()
     }
 
@@ -438,7 +479,7 @@ impl Storage {
             self.tail_bytes += weight(&entry);
             self.tail.push_back(entry);
         }
-        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
+        while self.tail_bytes > self.bounds.tail_bytes && self.tail.len() > 1 {
             if let Some(oldest) = self.tail.pop_front() {
                 self.tail_bytes -= weight(&oldest);
             }

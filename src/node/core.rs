@@ -300,11 +300,19 @@ impl Core {
             role: role_of(raft.state),
             leader: raft.leader_id,
             book_version: self.book_version,
+            book_index: self.book_index,
+            shut_out: 0,
             durable_term: durable.term,
             durable_vote: durable.vote,
             durable_commit: durable.commit,
             durable_last,
         }
+    }
+
+    /// Gives it a `divisor`th of the room that a member has.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn shrink_bounds(&mut self, divisor: u64) {
+        self.raw.mut_store().shrink_bounds(divisor);
     }
 
     /// The term of an entry that raft has, in memory or on disk, while raft's own term is this one:

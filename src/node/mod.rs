@@ -557,6 +557,12 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         self.core.pretend_slow(is_slow);
     }
 
+    /// Gives it a `divisor`th of the room that a member has.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn shrink_bounds(&mut self, divisor: u64) {
+        self.core.shrink_bounds(divisor);
+    }
+
     /// Whether [`next_event`](Loop::next_event) would not block before the next tick.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_ready(&self, now: Instant) -> bool {

@@ -254,6 +254,12 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
         self.event_loop.pretend_slow(is_slow);
     }
 
+    /// Has it hold and move, from now on, a `divisor`th of what a member would: in memory, on the commit
+    /// channel, and from its disk in a turn.
+    pub fn shrink_bounds(&mut self, divisor: u64) {
+        self.event_loop.shrink_bounds(divisor);
+    }
+
     /// One turn of the loop. `Some`: it was the last, and the member has ended so.
     pub fn turn(&mut self, now: Instant) -> Option<Result<(), Error>> {
         self.transport.begin_turn();
@@ -392,7 +398,8 @@ impl<M: StateMachine, D: Disk + Clone> Member<M, D> {
     /// How far it has come.
     #[must_use]
     pub fn cursors(&self) -> Cursors {
-        self.event_loop.core().cursors()
+        let shut_out = self.transport.n_removed();
+        Cursors { shut_out, ..self.event_loop.core().cursors() }
     }
 
     /// Term and [`fingerprint`] of an entry of its log; `None` when it has none, or not any more.

@@ -190,6 +190,11 @@ impl Gate {
         self.rules.borrow().is_member(id)
     }
 
+    #[cfg(feature = "simulation")]
+    pub(super) fn n_removed(&self) -> usize {
+        self.rules.borrow().removed.len()
+    }
+
     pub(super) fn is_removed(&self, id: u64) -> bool {
         self.rules.borrow().removed.contains(&id)
     }

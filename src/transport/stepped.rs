@@ -227,6 +227,11 @@ impl Stepped {
         }
     }
 
+    /// How many removed members the gate knows.
+    pub(crate) fn n_removed(&self) -> usize {
+        self.0.gate.n_removed()
+    }
+
     /// Whom the gate has pinned.
     pub(crate) fn pins(&self) -> BTreeMap<u64, u128> {
         self.0.gate.pins()

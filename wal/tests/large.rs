@@ -76,7 +76,7 @@ impl File for WatchedFile {
     }
 
     fn forget_cache_before(&self, end: u64) -> io::Result<()> {
-        assert_eq!(self.fs.fs.unsynced().sectors, 0, "what is not on the disk cannot leave");
+        assert_eq!(self.fs.fs.unsynced(), 0, "what is not on the disk cannot leave");
         self.fs.forgotten.lock().unwrap().push(end);
         Err(io::ErrorKind::Unsupported.into())
     }

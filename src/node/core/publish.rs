@@ -14,17 +14,9 @@ use crate::channel::{Commit, CommittedEntry, Entries, Waiter};
 use crate::key::Key;
 use crate::storage::weight;
 
-/// Committed entries that wait for room on the commit channel, in bytes. What does not fit is
-/// read from the log again when there is room: enough to keep a consumer busy while that happens.
-const OUTGOING_BYTES: u64 = 8 << 20;
-
-/// One item on the commit channel holds about this many bytes, so that a consumer shows its
-/// progress often and the channel's few places bound its memory.
-const ITEM_BYTES: u64 = 1 << 20;
-
 impl Core {
     pub(super) fn has_room(&self) -> bool {
-        self.outgoing_bytes < OUTGOING_BYTES
+        self.outgoing_bytes < self.raw.store().bounds().outgoing_bytes
     }
 
     /// Queues committed entries for the consumer, as far as there is room. What does not fit is
@@ -91,8 +83,9 @@ impl Core {
         bytes: u64,
     ) {
         self.outgoing_bytes += bytes;
+        let item_bytes = self.raw.store().bounds().item_bytes;
         if let Some(Commit::Entries(last)) = self.outgoing.back_mut()
-            && last.bytes < ITEM_BYTES
+            && last.bytes < item_bytes
         {
             assert_eq!(last.last_index + 1, last_index, "N3: published ranges touch");
             (last.last_index, last.last_term) = (last_index, last_term);

@@ -42,13 +42,17 @@ pub enum Loss {
     Garbage(u64),
 }
 
-/// What no sync has covered.
+/// What a crash took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Unsynced {
-    /// Sectors that were written.
+pub struct Lost {
+    /// Sectors that were written and are as before, or garbage.
     pub sectors: usize,
-    /// Names that were given in the place of others.
+    /// Files of which it took some sectors and left others that were as new.
+    pub torn: usize,
+    /// Names given in the place of others.
     pub renames: usize,
+    /// Changes of a directory that are there without an older one.
+    pub reordered: usize,
 }
 
 /// The kinds of operation that a fault can name.
@@ -62,6 +66,8 @@ pub enum Op {
     Allocate,
     /// [`File::sync_data`], [`File::sync_all`] and [`Fs::sync_dir`].
     Sync,
+    /// [`Fs::sync_dir`] alone.
+    SyncDir,
 }
 
 /// What happens to the operation that a fault names.
@@ -99,6 +105,11 @@ impl MemFs {
 
     /// What a crash now would leave, as a file system of its own without faults.
     pub fn crash(&self, loss: Loss) -> MemFs {
+        self.lose(loss).0
+    }
+
+    /// As [`crash`](Self::crash), and what that took.
+    pub fn lose(&self, loss: Loss) -> (MemFs, Lost) {
         let state = self.state();
         let mut fate = Fate::new(loss);
         let nodes = state
@@ -111,7 +122,7 @@ impl MemFs {
             .collect();
         let State { next_node, is_volatile, .. } = *state;
         let crashed = State { nodes, next_node, is_volatile, ..State::default() };
-        MemFs(Arc::new(Mutex::new(crashed)))
+        (MemFs(Arc::new(Mutex::new(crashed))), fate.lost)
     }
 
     /// The bytes that contents take in memory, without what it takes to find them.
@@ -167,19 +178,14 @@ impl MemFs {
         (state.is_full, state.n_failed, state.free_bytes) = (false, 0, None);
     }
 
-    /// What a crash now could lose.
-    pub fn unsynced(&self) -> Unsynced {
-        let mut unsynced = Unsynced::default();
-        for node in self.state().nodes.values() {
-            match node {
-                Node::Dir(dir) => {
-                    let is_rename = |change: &&Change| matches!(change, Change::Rename { .. });
-                    unsynced.renames += dir.pending.iter().filter(is_rename).count();
-                }
-                Node::File(file) => unsynced.sectors += file.dirty.len(),
-            }
-        }
-        unsynced
+    /// How many sectors a crash now could lose.
+    pub fn unsynced(&self) -> usize {
+        let state = self.state();
+        let dirty = |node: &Node| match node {
+            Node::Dir(_) => 0,
+            Node::File(file) => file.dirty.len(),
+        };
+        state.nodes.values().map(dirty).sum()
     }
 
     /// Says from now on that so many bytes are free. Nothing is held to it.
@@ -276,7 +282,7 @@ impl Fs for MemFs {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.begin(Op::Sync)?;
+        state.begin(Op::SyncDir)?;
         let id = state.find(dir)?;
         let is_volatile = state.is_volatile;
         let dir = state.dir(id)?;
@@ -426,7 +432,7 @@ struct State {
     users: BTreeMap<u64, usize>,
     is_volatile: bool,
     locked: BTreeSet<u64>,
-    counts: [u64; 4],
+    counts: [u64; 5],
     faults: Vec<(Op, u64, Fault)>,
     stopped: bool,
     /// The operation that failed last takes back what it was to make durable.
@@ -441,8 +447,14 @@ impl State {
     /// Counts an operation and lets it fail if a fault says so. True for a write cut short.
     fn begin(&mut self, op: Op) -> io::Result<bool> {
         let mut hit = None;
-        let kinds = [Op::Any, op];
-        for kind in if op == Op::Any { &kinds[..1] } else { &kinds[..] } {
+        let kinds: &[Op] = match op {
+            Op::Any => &[Op::Any],
+            Op::Write => &[Op::Any, Op::Write],
+            Op::Allocate => &[Op::Any, Op::Allocate],
+            Op::Sync => &[Op::Any, Op::Sync],
+            Op::SyncDir => &[Op::Any, Op::Sync, Op::SyncDir],
+        };
+        for kind in kinds {
             let at = self.counts[*kind as usize];
             self.counts[*kind as usize] += 1;
             hit = hit.or(self.faults.iter().find(|f| f.0 == *kind && f.1 == at).map(|f| f.2));
@@ -590,9 +602,14 @@ impl MemDir {
 
     fn crash(&self, fate: &mut Fate) -> MemDir {
         let mut live = self.durable.clone();
+        let mut is_older_lost = false;
         for change in &self.pending {
             if fate.survives() {
                 apply(&mut live, change);
+                fate.lost.reordered += usize::from(is_older_lost);
+            } else {
+                is_older_lost = true;
+                fate.lost.renames += usize::from(matches!(change, Change::Rename { .. }));
             }
         }
         MemDir { durable: live.clone(), live, pending: Vec::new() }
@@ -702,13 +719,18 @@ impl MemFile {
 
     fn crash(&self, fate: &mut Fate) -> MemFile {
         let mut live = self.durable.clone();
+        let mut n_kept = 0;
         for &at in &self.dirty {
             if fate.garbage() {
                 live.insert(at, Arc::new(std::array::from_fn(|_| fate.next() as u8)));
             } else if fate.survives() {
                 copy(&self.live, &mut live, at);
+                n_kept += 1;
             }
         }
+        let n_lost = self.dirty.len() - n_kept;
+        fate.lost.sectors += n_lost;
+        fate.lost.torn += usize::from(n_lost > 0 && n_kept > 0);
         let mut size = self.durable_size;
         if self.size != size && fate.survives() {
             size = self.size;
@@ -730,6 +752,7 @@ fn copy(from: &BTreeMap<u64, Sector>, to: &mut BTreeMap<u64, Sector>, at: u64) {
 struct Fate {
     loss: Loss,
     state: u64,
+    lost: Lost,
 }
 
 impl Fate {
@@ -738,7 +761,7 @@ impl Fate {
             Loss::Some(seed) | Loss::Garbage(seed) => seed,
             Loss::Everything | Loss::Nothing => 0,
         };
-        Self { loss, state }
+        Self { loss, state, lost: Lost::default() }
     }
 
     fn survives(&mut self) -> bool {

@@ -22,7 +22,7 @@ use std::{
 pub use disk::DiskFs;
 #[cfg(any(test, feature = "faults"))]
 pub use fault::FaultFs;
-pub use mem::{Fault, Loss, MemFs, Op, Unsynced};
+pub use mem::{Fault, Loss, Lost, MemFs, Op};
 
 /// The unit that a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;

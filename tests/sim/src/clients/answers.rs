@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use raftexample::kvstore::{Answer, Response, Value, Version};
+use raftnode::Consistency;
 
 use super::asking::{Asking, Ended, What, number};
 use super::{Door, PAIR, PerProcess, key_name};
@@ -59,12 +60,16 @@ impl Answers {
             #[cfg(feature = "defects")]
             Ended::Appended => {}
             Ended::Readable { index } => {
-                rules::READS_FRESH.holds(*index >= asking.acknowledged, || {
-                    let acknowledged = asking.acknowledged;
-                    format!("{asking} may look at index {index}, after {acknowledged} was told")
+                let least = asking.least_index();
+                rules::READS_FRESH.holds(*index >= least, || {
+                    format!("{asking} may look at index {index}, and is to see {least}")
                 })?;
                 if let (What::Get { .. }, Some(door)) = (asking.what, door) {
-                    coverage.count(Kind::LinearizableRead);
+                    coverage.count(match asking.consistency {
+                        Consistency::Linearizable => Kind::LinearizableRead,
+                        Consistency::Leader => Kind::LeaderRead,
+                        Consistency::Stale => Kind::StaleRead,
+                    });
                     let applied = door.store.applied_index();
                     rules::READS_FRESH.holds(applied >= *index, || {
                         format!("{asking} may look at index {index}, and sees {applied}")
@@ -81,7 +86,10 @@ impl Answers {
                 self.acknowledged = self.acknowledged.max(*index);
             }
             _ if asking.written.is_none() => {}
-            Ended::Refused => coverage.count(Kind::OutcomeRefused),
+            Ended::Refused => {
+                coverage.count(Kind::OutcomeRefused);
+                coverage.add(Kind::LowDisk, asking.found_low_disk.into());
+            }
             Ended::Unknown | Ended::GaveUp => coverage.count(Kind::OutcomeUnknown),
         }
         Ok(())
@@ -137,6 +145,11 @@ impl Answers {
     ) -> Result<(), Violation> {
         coverage.count(Kind::StaleRead);
         let version = door.store.load();
+        let (applied, opened) = (version.applied_index, door.opened_commit);
+        rules::READS_RISE.holds(applied == 0 || applied >= opened, || {
+            let Door { member, process, .. } = door;
+            format!("member {member}/{process} shows index {applied}; it had committed {opened}")
+        })?;
         self.version(door.member, door.process, &version)
     }
 

@@ -1,6 +1,7 @@
 //! One thing that a client wants, until it knows what came of it.
 
 use std::fmt;
+use std::time::Instant;
 
 use ::tests::history::{self, Action, End, Op};
 use ::tests::rng::Rng;
@@ -9,7 +10,7 @@ use raftexample::command::{self, Conditions, Txn};
 use raftexample::kvstore::{Answer, Response, TxnAnswer, TxnResult};
 #[cfg(feature = "defects")]
 use raftnode::defects::{Defect, has};
-use raftnode::{Consistency, Outcome, Pending, Read};
+use raftnode::{Consistency, Outcome, Pending, Read, Refusal};
 
 use super::{Door, GRACE, PAIR, TICK, key_name};
 
@@ -118,6 +119,8 @@ pub(super) struct Asking {
     pub(super) member: u64,
     process: u64,
     give_up_at: u64,
+    /// On its member's clock.
+    deadline: Option<Instant>,
     n_attempts: u32,
     /// An earlier attempt may be applied yet.
     pub(super) may_be_applied: bool,
@@ -125,8 +128,13 @@ pub(super) struct Asking {
     /// Its place among what was written.
     pub(super) written: Option<usize>,
     waiting: Waiting,
+    /// What a read is to see.
+    pub(super) consistency: Consistency,
+    pub(super) min_index: u64,
     /// What a read saw: value and mod index.
     pub(super) seen: Option<(u64, u64)>,
+    /// It was refused for want of room on a disk.
+    pub(super) found_low_disk: bool,
 }
 
 impl Asking {
@@ -148,12 +156,34 @@ impl Asking {
             member: 0,
             process: 0,
             give_up_at: 0,
+            deadline: None,
             n_attempts: 0,
             may_be_applied: false,
             is_last_wish: false,
             written: None,
             waiting: Waiting::Nothing,
+            consistency: Consistency::Linearizable,
+            min_index: 0,
             seen: None,
+            found_low_disk: false,
+        }
+    }
+
+    /// What a read must see.
+    pub(super) fn least_index(&self) -> u64 {
+        let all = self.consistency == Consistency::Linearizable;
+        self.min_index.max(if all { self.acknowledged } else { 0 })
+    }
+
+    /// Some reads need not see everything; some are to see at least what somebody was told of.
+    pub(super) fn relax(&mut self, rng: &mut Rng) {
+        if matches!(self.what, What::Get { .. }) {
+            self.consistency = match rng.below(6) {
+                0 => Consistency::Stale,
+                1 => Consistency::Leader,
+                _ => Consistency::Linearizable,
+            };
+            self.min_index = if rng.below(2) == 0 { self.acknowledged } else { 0 };
         }
     }
 
@@ -218,22 +248,28 @@ impl Asking {
     /// Asks a member; an answer: it refused at once.
     pub(super) fn ask(&mut self, door: &Door<'_>, tick: u64, patience: u64) -> Option<Ended> {
         (self.member, self.process) = (door.member, door.process);
-        self.give_up_at = tick + patience + GRACE;
+        self.give_up_at = tick + patience + u64::from(GRACE);
         self.n_attempts += 1;
         let deadline = door.now + TICK * u32::try_from(patience).expect("clients are impatient");
+        self.deadline = Some(deadline);
         let asked = match (self.what, self.command()) {
             (_, Some(command)) => door.handle.propose(command, deadline).map(Waiting::Write),
             (What::Barrier, None) => door.handle.node().barrier(deadline).map(Waiting::Barrier),
             (_, None) => {
-                let read = door.handle.node().read(Consistency::Linearizable, 0, deadline);
-                read.map(Waiting::Read)
+                let node = door.handle.node();
+                node.read(self.consistency, self.min_index, deadline).map(Waiting::Read)
             }
         };
         match asked {
             Ok(waiting) => self.waiting = waiting,
-            Err(_) => return Some(Ended::Refused),
+            Err(refusal) => return Some(self.refused(refusal)),
         }
         None
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Ended {
+        self.found_low_disk = matches!(refusal, Refusal::LowDisk { .. });
+        Ended::Refused
     }
 
     /// What it was told, if it was.
@@ -246,7 +282,7 @@ impl Asking {
                 Outcome::Applied { index, response, .. } => {
                     Ended::Written { index, answer: response }
                 }
-                Outcome::Refused(_) => Ended::Refused,
+                Outcome::Refused(refusal) => self.refused(refusal),
                 Outcome::Unknown(_) => Ended::Unknown,
             },
             Waiting::Barrier(pending) => match pending.try_wait()? {
@@ -283,6 +319,17 @@ impl Asking {
         }
     }
 
+    /// Whether its member owes it an answer for longer than it had to wait for anything. Only what is
+    /// committed may wait for the consumer.
+    pub(super) fn is_overdue(&self, door: &Door<'_>) -> bool {
+        let hindered_until = match self.waiting {
+            Waiting::Write(_) => door.unapplied_until,
+            _ => door.hindered_until,
+        };
+        let since = self.deadline.map(|deadline| deadline.max(hindered_until));
+        self.is_at(door) && since.is_some_and(|since| door.now > since + TICK * GRACE)
+    }
+
     pub(super) fn is_to_ask_again(&self) -> bool {
         matches!(self.waiting, Waiting::Nothing)
     }
@@ -303,6 +350,9 @@ impl Asking {
             What::Delete { key } => (key, Action::Delete),
             What::Txn | What::Barrier => return None,
         };
+        if self.consistency != Consistency::Linearizable {
+            return None;
+        }
         let answered = |answer| End::Answered { at, answer };
         let end = match ended {
             Ended::Written { answer, .. } => {

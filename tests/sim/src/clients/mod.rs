@@ -31,7 +31,7 @@ use self::judge::Written;
 use self::watch::Watches;
 use crate::Violation;
 use crate::coverage::Coverage;
-use crate::oracle::Oracle;
+use crate::oracle::{Oracle, rules};
 
 /// How long a tick is.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -44,7 +44,7 @@ const MAX_PAUSE: u64 = 60;
 /// How long a client wants to wait, in ticks, at most and at least.
 const PATIENCE: std::ops::Range<u64> = 20..250;
 /// How many ticks after its deadline an answer may take before its client has gone.
-const GRACE: u64 = 20;
+const GRACE: u32 = 20;
 /// How many times something is asked under one idempotency key, at most.
 const MAX_ATTEMPTS: u32 = 4;
 /// How many ticks pass between two looks of the watchers.
@@ -90,6 +90,12 @@ pub struct Door<'a> {
     pub process: u64,
     /// What time it is on its clock.
     pub now: Instant,
+    /// Until when something kept its loop from its work, on its clock.
+    pub hindered_until: Instant,
+    /// Until when something kept it from applying what is committed.
+    pub unapplied_until: Instant,
+    /// What its disk knew to be committed when this process started.
+    pub opened_commit: u64,
     /// Where to ask.
     pub handle: &'a dyn Desk,
     /// Where to look.
@@ -166,6 +172,7 @@ impl Clients {
             self.look(client, doors, coverage).map_err(dated)?;
         }
         if is_new_tick {
+            self.hear_late_answers(doors).map_err(dated)?;
             for client in 0..self.clients.len() {
                 self.ask(client, doors, coverage).map_err(dated)?;
             }
@@ -305,7 +312,9 @@ impl Clients {
                         return self.answers.look(&door, coverage);
                     }
                     let what = What::draw(&mut self.rng, N_KEYS);
-                    asked = Some((self.new_asking(client, what), door));
+                    let mut asking = self.new_asking(client, what);
+                    asking.relax(&mut self.rng);
+                    asked = Some((asking, door));
                 }
             },
             Doing::Asking(asking) if asking.is_to_ask_again() => {
@@ -334,6 +343,27 @@ impl Clients {
             }
         }
         Ok(())
+    }
+
+    /// Whoever gave up is answered all the same, and not much later.
+    fn hear_late_answers(&mut self, doors: &[Door<'_>]) -> Result<(), Violation> {
+        for mut asking in std::mem::take(&mut self.given_up) {
+            if let Some(ended) = asking.answer() {
+                self.hear_late(&asking, &ended);
+                continue;
+            }
+            let is_overdue = doors.iter().any(|door| asking.is_overdue(door));
+            rules::ANSWERED
+                .holds(!is_overdue, || format!("{asking} is not answered by its deadline"))?;
+            self.given_up.push(asking);
+        }
+        Ok(())
+    }
+
+    fn hear_late(&mut self, asking: &Asking, ended: &Ended) {
+        if let Some(written) = asking.written {
+            self.written[written].ended(ended);
+        }
     }
 
     /// Mostly the member that this client always asks.
@@ -372,11 +402,9 @@ impl Clients {
         for mut asking in std::mem::take(&mut self.given_up) {
             let ended = asking.answer().ok_or_else(|| {
                 let what = format!("{asking} has no answer");
-                crate::oracle::rules::ANSWERED.broken(what)
+                rules::ANSWERED.broken(what)
             })?;
-            if let Some(written) = asking.written {
-                self.written[written].ended(&ended);
-            }
+            self.hear_late(&asking, &ended);
         }
         for written in &self.written {
             written.judge(&oracle.indexes(written.hash()), &self.watches)?;

@@ -68,6 +68,7 @@ pub(super) fn follows(id: u64, before: &Cursors, now: &Cursors) -> Result<(), Vi
         ("applied index", before.applied, now.applied),
         ("snapshot index", before.snapshot_index, now.snapshot_index),
         ("book", before.book_version, now.book_version),
+        ("members shut out", before.shut_out as u64, now.shut_out as u64),
     ];
     for (name, before, now) in rising {
         rules::CURSORS_RISE

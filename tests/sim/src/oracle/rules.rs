@@ -63,6 +63,7 @@ rules! {
     REMOVAL_COMMITTED = "removals are committed", "A member ends as a removed one only once its removal is committed.";
     SNAPSHOT_COMMITTED = "N5 snapshots hold what is committed", "No member's log begins behind an index that nobody has committed.";
     FALLS_BACK = "B5 a spoilt snapshot is survived", "A log begins behind the snapshot before the newest at the latest, if that is kept, and a member whose newest one is spoilt begins with it.";
+    SENT_ONCE = "B4 one snapshot at a time", "A member sends each other at most one snapshot at a time.";
     OPENS_AGAIN = "N5 members open again", "A member opens its directory after every crash, unless what it lost is to be refused.";
     NO_PANIC = "no broken assertion", "No rule that a member asserts about itself is broken, and no member ends by itself.";
     SERVES_AGAIN = "liveness", "Once nothing is wrong any more, the members converge and serve within a bound.";
@@ -71,7 +72,7 @@ rules! {
     ONCE_PER_KEY = "K7 once per key", "Every repetition under an idempotency key is given the first application's answer.";
     READS_FRESH = "reads are fresh", "A linearizable read, and a barrier, see everything that was acknowledged before they were asked for.";
     READS_REAL = "reads are real", "What a read sees at an index was written there, to that key, and nothing else was.";
-    READS_RISE = "stale reads rise", "While a process runs, the state that it shows never goes back.";
+    READS_RISE = "stale reads rise", "While a process runs, the state that it shows never goes back; from its start it shows what its disk knew to be committed, or nothing.";
     ATOMIC = "K6 txns are atomic", "No version of the store holds one part of a txn without the other.";
     WATCH_ORDER = "E2 watch order", "A watcher is given every event from its first index on, once, in order, the same as every other watcher.";
     LINEARIZABLE = "linearizability", "What the clients were told could have come from one copy that does one thing at a time.";

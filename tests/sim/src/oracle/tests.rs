@@ -157,6 +157,8 @@ impl Shown {
                 role: Role::Follower,
                 leader: 0,
                 book_version: 0,
+                book_index: 0,
+                shut_out: 0,
                 durable_term: 1,
                 durable_vote: 0,
                 durable_commit: 1,

@@ -44,7 +44,11 @@ impl World {
     /// The machine stops within one of its disk's next operations: mostly where there is something
     /// to lose.
     fn crash_soon(&mut self, id: u64) {
-        let (op, most) = if self.chance(300) { (Op::Any, 12) } else { (Op::Sync, 3) };
+        let (op, most) = match self.rng.below(10) {
+            0..3 => (Op::Any, 12),
+            3..5 => (Op::SyncDir, 2),
+            _ => (Op::Sync, 3),
+        };
         let nth = self.rng.below(most);
         if let Some(host) = self.hosts.get(&id) {
             host.disk.inject(op, nth, Fault::Stop);
@@ -71,13 +75,12 @@ impl World {
             self.everybody().into_iter().partition(|_| self.rng.below(2) == 0);
         for from in &one {
             for to in &other {
-                self.network.cut(*from, *to, until);
-                self.network.cut(*to, *from, until);
+                self.network.cut(*from, *to, until, Kind::Partition);
+                self.network.cut(*to, *from, until, Kind::Partition);
             }
         }
         if !one.is_empty() && !other.is_empty() {
             self.say(|| format!("{one:?} and {other:?} are parted for {}", until - self.now));
-            self.count(Kind::Partition);
         }
     }
 
@@ -88,11 +91,10 @@ impl World {
         for other in self.everybody() {
             let (from, to) = if is_mute { (id, other) } else { (other, id) };
             if from != to {
-                self.network.cut(from, to, until);
+                self.network.cut(from, to, until, Kind::OneWayPartition);
             }
         }
         self.say(|| format!("{id} {}", if is_mute { "is not heard" } else { "hears nobody" }));
-        self.count(Kind::OneWayPartition);
     }
 
     /// One line takes nothing for a while, not long enough to be given up for it.
@@ -100,15 +102,15 @@ impl World {
         let until = self.now + self.draw(SECOND / 20, 2 * SECOND);
         let others = self.everybody();
         let Some(other) = self.pick(&others).filter(|other| *other != id) else { return };
-        self.network.cut(id, other, until);
+        self.network.cut(id, other, until, Kind::Clog);
         self.say(|| format!("the line from {id} to {other} is clogged"));
-        self.count(Kind::Clog);
     }
 
     fn pause(&mut self, id: u64) {
         let until = self.now + self.draw(SECOND / 20, 5 * SECOND);
         if let Some(host) = self.hosts.get_mut(&id) {
             host.paused_until = until;
+            host.hinder(until);
             self.say(|| format!("{id} is paused"));
             self.count(Kind::Pause);
         }
@@ -119,6 +121,7 @@ impl World {
         let until = self.now + self.draw(SECOND / 20, 4 * SECOND);
         if let Some(host) = self.hosts.get_mut(&id) {
             host.stalled_until = until;
+            host.stall(until);
             self.say(|| format!("the consumer of {id} is stalled"));
             self.count(Kind::ConsumerStalled);
         }
@@ -136,10 +139,14 @@ impl World {
         let (nth, is_reverted) = (self.rng.below(4), self.chance(300));
         let fault = if is_reverted { Fault::Reverted(EIO) } else { Fault::Error(EIO) };
         let op = if self.chance(800) { Op::Sync } else { Op::Any };
+        let kind = match (op, is_reverted) {
+            (Op::Sync, true) => Kind::SyncReverted,
+            (Op::Sync, false) => Kind::SyncError,
+            _ => Kind::OtherError,
+        };
         if let Some(host) = self.hosts.get_mut(&id) {
             host.disk.inject(op, nth, fault);
-            // Counted when it has failed, if it is certain then that it was this.
-            host.is_failing = op == Op::Sync && host.disk.n_failed() == 0;
+            host.will_fail(kind);
             self.say(|| format!("{op:?} {nth} of {id} will fail"));
         }
     }
@@ -147,8 +154,8 @@ impl World {
     fn full_disk(&mut self, id: u64) {
         let once = self.chance(300);
         let nth = self.rng.below(3);
-        self.has_failed(id);
         let Some(host) = self.hosts.get_mut(&id) else { return };
+        host.will_fail(Kind::FullDisk);
         if once {
             host.disk.inject(Op::Write, nth, Fault::Error(ENOSPC));
         } else {
@@ -156,14 +163,13 @@ impl World {
             host.disk.set_free_bytes(0);
         }
         self.say(|| format!("the disk of {id} is full"));
-        self.count(Kind::FullDisk);
     }
 
     /// Counts what its disk was to fail in, if it did; for when it is mended, or breaks otherwise.
     pub(super) fn has_failed(&mut self, id: u64) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        if std::mem::take(&mut host.is_failing) && host.disk.n_failed() > 0 {
-            self.count(Kind::SyncError);
+        if let Some(kind) = host.failing.take().filter(|_| host.disk.n_failed() > 0) {
+            self.count(kind);
         }
     }
 
@@ -188,7 +194,9 @@ impl World {
         let newest = (cursors.snapshot_term, cursors.snapshot_index);
         host.spoil(newest, (!is_removed).then_some(at))
             .expect("a mended disk does what it is told");
-        host.spoilt = Some(Began { snapshot: older, marker: cursors.snapshot_index });
+        let known = host.spoilt.map_or(0, |spoilt| spoilt.marker);
+        let marker = cursors.snapshot_index.max(known);
+        host.spoilt = Some(Began { snapshot: older, marker });
         self.say(|| format!("the snapshot {} of {id} is spoilt", cursors.snapshot_index));
     }
 

@@ -11,6 +11,7 @@ use wal::fs::{Access, Fs as _, MemFs};
 
 use super::machine::Machine;
 use super::params::SECOND;
+use crate::coverage::Kind;
 
 /// What runs on a machine.
 #[derive(Debug)]
@@ -48,12 +49,18 @@ pub(crate) struct Host {
     pub(crate) takes_disk_for_slow: bool,
     /// Its consumer, its disk's thread and its writer of snapshots do nothing until then.
     pub(crate) stalled_until: u64,
+    /// Until when its loop was kept from its work.
+    pub(crate) hindered_until: u64,
+    /// Until when that, or its consumer or its disk's chores, were.
+    pub(crate) unapplied_until: u64,
+    /// What its disk knew to be committed when its member started.
+    pub(crate) opened_commit: u64,
     /// When the next turn was planned for.
     pub(crate) turn_at: u64,
     pub(crate) apply_at: u64,
     pub(crate) chore_at: u64,
-    /// An operation of its disk is to fail, and nothing else is wrong with that disk.
-    pub(crate) is_failing: bool,
+    /// How its disk is to fail, if it does.
+    pub(crate) failing: Option<Kind>,
     /// Its disk has lost what it had synced.
     pub(crate) is_wiped: bool,
     /// Its newest snapshot is spoilt: what its member must begin with.
@@ -90,10 +97,13 @@ impl Host {
             sync_time: 0,
             takes_disk_for_slow: false,
             stalled_until: 0,
+            hindered_until: 0,
+            unapplied_until: 0,
+            opened_commit: 0,
             turn_at: u64::MAX,
             apply_at: u64::MAX,
             chore_at: u64::MAX,
-            is_failing: false,
+            failing: None,
             is_wiped: false,
             spoilt: None,
             joins,
@@ -135,6 +145,23 @@ impl Host {
         let shown = shown.saturating_duration_since(self.epoch).as_micros();
         let when = (shown * u128::from(SECOND)).div_ceil(u128::from(self.rate));
         u64::try_from(when).unwrap_or(u64::MAX)
+    }
+
+    /// Something keeps its loop from its work until then.
+    pub(crate) fn hinder(&mut self, until: u64) {
+        self.hindered_until = self.hindered_until.max(until);
+        self.stall(until);
+    }
+
+    /// Something keeps its consumer, or its disk's chores, from theirs.
+    pub(crate) fn stall(&mut self, until: u64) {
+        self.unapplied_until = self.unapplied_until.max(until);
+    }
+
+    /// Its disk is to fail like this: counted once it has, if it is certain then that it was this.
+    pub(crate) fn will_fail(&mut self, kind: Kind) {
+        let is_certain = self.failing.is_none() && self.disk.n_failed() == 0;
+        self.failing = is_certain.then_some(kind);
     }
 
     /// Changes one byte of a snapshot's file, somewhere, or removes it, for good.

@@ -2,7 +2,7 @@
 
 use raftnode::Error;
 use raftnode::sim::{self, Booted, Consumed, Recipe};
-use wal::fs::{Fault, Loss, Op};
+use wal::fs::{Fault, Loss, Lost, Op};
 
 use super::host::Process;
 use super::machine::Machine;
@@ -21,6 +21,9 @@ const STATE_EVERY: u64 = 4;
 
 /// How often, in a thousand, a machine stops again while its member starts.
 const DIES_AGAIN: u64 = 50;
+
+/// How often, in a thousand, the consumer of a member that has started does nothing for a while.
+const HANGS_FIRST: u64 = 150;
 
 impl World {
     /// Plans the next turn of a member, for now or for its tick.
@@ -90,6 +93,7 @@ impl World {
         }
         if n_syncs > 0 && sync_time > 0 {
             host.busy_until = now + n_syncs * sync_time;
+            host.hinder(now + n_syncs * sync_time);
             self.count(Kind::SlowDisk);
         }
         if let Some(result) = ended {
@@ -106,16 +110,15 @@ impl World {
             return self.ended(id, result);
         }
         self.observe(id)?;
-        self.after_turn(id);
-        Ok(())
+        self.after_turn(id)
     }
 
-    fn after_turn(&mut self, id: u64) {
-        self.depart(id);
+    fn after_turn(&mut self, id: u64) -> Result<(), Violation> {
+        self.depart(id)?;
         self.answer(id);
-        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         let (is_busy, known) = (host.busy_until > self.now, host.book_version);
-        let Some(member) = host.member() else { return };
+        let Some(member) = host.member() else { return Ok(()) };
         let version = member.cursors().book_version;
         if known != version {
             host.book_version = version;
@@ -126,6 +129,7 @@ impl World {
         }
         self.plan_work(id);
         self.plan_turn(id);
+        Ok(())
     }
 
     pub(super) fn apply(&mut self, id: u64, life: u64) -> Result<(), Violation> {
@@ -230,6 +234,8 @@ impl World {
         config.wal_segment_bytes = self.params.segment_bytes;
         let seed = self.seed_of(id, life);
         let (dies, nth) = (!self.is_calm && self.chance(DIES_AGAIN), self.rng.below(20));
+        let hangs = !self.is_calm && self.chance(HANGS_FIRST);
+        let stalled_until = if hangs { now + self.draw(SECOND / 20, 4 * SECOND) } else { 0 };
         let Some(host) = self.hosts.get_mut(&id) else { return Ok(()) };
         host.takes_disk_for_slow = seed.is_multiple_of(2);
         if dies {
@@ -250,20 +256,30 @@ impl World {
             return self.crashed_in_a_step(id);
         }
         match booted {
-            Ok(Booted::Running(member)) => {
-                let (began, spoilt) = (member.began(), host.spoilt.take());
+            Ok(Booted::Running(mut member)) => {
+                member.shrink_bounds(self.params.divisor);
+                host.opened_commit = member.cursors().durable_commit;
+                host.stalled_until = stalled_until;
+                host.stall(stalled_until);
+                let began = member.began();
                 host.process = Process::Up(member);
                 host.started_at = now;
-                if let Some(spoilt) = spoilt {
-                    rules::FALLS_BACK.holds(began == spoilt, || {
-                        format!("member {id} was to begin with {spoilt:?}, and has with {began:?}")
-                    })?;
-                    self.count(Kind::SnapshotSpoilt);
-                }
+                // Until a newer one is taken, it is as spoilt at the next start.
+                host.spoilt = host.spoilt.filter(|spoilt| spoilt.marker == began.marker);
+                let (rule, snapshot) = match host.spoilt {
+                    Some(spoilt) => (rules::FALLS_BACK, spoilt.snapshot),
+                    None => (rules::OPENS_AGAIN, began.marker),
+                };
+                let is_spoilt = host.spoilt.is_some();
+                rule.holds(began.snapshot == snapshot, || {
+                    format!("member {id} was to begin with snapshot {snapshot}: {began:?}")
+                })?;
+                self.coverage.add(Kind::SnapshotSpoilt, is_spoilt.into());
+                self.coverage.add(Kind::Drift, drift.min(1));
                 self.say(|| format!("{id} starts, life {life}"));
                 self.watch.started(id);
                 self.observe(id)?;
-                self.after_turn(id);
+                self.after_turn(id)?;
                 self.redial(id);
                 Ok(())
             }
@@ -308,8 +324,9 @@ impl World {
                 (Process::Lost, false)
             }
             Err(error) => {
-                let what = format!("member {id} ended: {error}");
-                return rule("exit", "no member ends for a reason that nobody gave it", what);
+                let ran = matches!(host.process, Process::Up(_));
+                let rule = if ran { rules::NO_PANIC } else { rules::OPENS_AGAIN };
+                return Err(rule.broken(format!("member {id} ended: {error}")));
             }
         };
         self.vanish(id, process, true);
@@ -344,9 +361,8 @@ impl World {
             _ => Loss::Some(self.rng.draw()),
         };
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        let unsynced = host.disk.unsynced();
-        let survived = if is_killed { host.disk.clone() } else { host.disk.crash(loss) };
-        let loss = if is_killed { Loss::Nothing } else { loss };
+        let (survived, lost) =
+            if is_killed { (host.disk.clone(), Lost::default()) } else { host.disk.lose(loss) };
         self.say(|| match is_killed {
             true => format!("{id} is killed"),
             false => format!("{id} crashes, {loss:?}"),
@@ -358,14 +374,16 @@ impl World {
             host.disk = survived;
         }
         self.count(if in_a_step { Kind::CrashMidTurn } else { Kind::Crash });
-        if unsynced.sectors > 0 && loss != Loss::Nothing {
-            self.count(Kind::UnsyncedLost);
+        if is_killed {
+            self.count(Kind::Kill);
         }
-        if unsynced.sectors > 1 && matches!(loss, Loss::Some(_)) {
-            self.count(Kind::SectorsTorn);
-        }
-        if unsynced.renames > 0 && loss != Loss::Nothing {
-            self.count(Kind::RenameLost);
+        for (n, kind) in [
+            (lost.sectors, Kind::UnsyncedLost),
+            (lost.torn, Kind::SectorsTorn),
+            (lost.renames, Kind::RenameLost),
+            (lost.reordered, Kind::NamesReordered),
+        ] {
+            self.coverage.add(kind, n.min(1) as u64);
         }
         let at = if self.chance(300) { SECOND / 20 } else { self.draw(100_000, 6 * SECOND) };
         self.plan_in(at, Event::Start(id));

@@ -81,6 +81,11 @@ impl World {
         let host = self.hosts.get(&to);
         let paused = host.map_or(0, |host| host.paused_until);
         at = at.max(passes).max(paused);
+        if passes > now
+            && let Some(cause) = self.network.holds(from, to)
+        {
+            self.coverage.count(cause);
+        }
         let Some(stream) = self.network.streams.get_mut(&key) else { return Ok(()) };
         if at > now {
             stream.is_planned = true;

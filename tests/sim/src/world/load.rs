@@ -31,6 +31,9 @@ fn door(host: &Host, now: u64) -> Option<Door<'_>> {
         member: host.id,
         process: host.life,
         now: host.clock(now),
+        hindered_until: host.clock(host.hindered_until),
+        unapplied_until: host.clock(host.unapplied_until),
+        opened_commit: host.opened_commit,
         handle: member.handle(),
         store: member.machine().store(),
     })

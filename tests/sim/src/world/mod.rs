@@ -236,6 +236,11 @@ impl World {
             let Some(Reverse(Planned { at, event, .. })) = self.queue.pop() else { break };
             self.now = at;
             self.happen(event)?;
+            let mut next = self.hosts.keys().next().copied();
+            while let Some(id) = next {
+                self.observe(id)?;
+                next = self.hosts.range(id + 1..).next().map(|(id, _)| *id);
+            }
         }
         self.now = end;
         Ok(())

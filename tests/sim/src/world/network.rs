@@ -11,6 +11,7 @@ use bytes::Bytes;
 use raftnode::sim::{Hello, Lane};
 
 use super::params::SECOND;
+use crate::coverage::Kind;
 
 /// For so long a sender puts up with silence: two election timeouts.
 const SILENCE: u64 = 2 * SECOND;
@@ -64,14 +65,30 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     pub(crate) streams: BTreeMap<Key, Stream>,
-    /// From whom to whom nothing gets, until when.
-    cuts: BTreeMap<(u64, u64), u64>,
+    /// From whom to whom nothing gets.
+    cuts: BTreeMap<(u64, u64), Cut>,
+}
+
+#[derive(Debug)]
+struct Cut {
+    until: u64,
+    cause: Kind,
+    has_held: bool,
 }
 
 impl Network {
-    pub(crate) fn cut(&mut self, from: u64, to: u64, until: u64) {
-        let cut = self.cuts.entry((from, to)).or_default();
-        *cut = until.max(*cut);
+    pub(crate) fn cut(&mut self, from: u64, to: u64, until: u64, cause: Kind) {
+        let cut = Cut { until, cause, has_held: false };
+        let known = self.cuts.entry((from, to)).or_insert(Cut { until: 0, ..cut });
+        if known.until < until {
+            *known = cut;
+        }
+    }
+
+    /// Something is held on this line: by what, if that is the first that is.
+    pub(crate) fn holds(&mut self, from: u64, to: u64) -> Option<Kind> {
+        let cut = self.cuts.get_mut(&(from, to))?;
+        (!std::mem::replace(&mut cut.has_held, true)).then_some(cut.cause)
     }
 
     pub(crate) fn mend(&mut self) {
@@ -83,7 +100,7 @@ impl Network {
         if self.cuts.is_empty() {
             return now;
         }
-        self.cuts.get(&(from, to)).copied().unwrap_or(0).max(now)
+        self.cuts.get(&(from, to)).map_or(0, |cut| cut.until).max(now)
     }
 
     pub(crate) fn is_cut(&self, from: u64, to: u64, now: u64) -> bool {
@@ -98,7 +115,7 @@ impl Network {
     /// Looks after the streams: gives those that their senders give up now. `speaks` says who is
     /// there to be heard.
     pub(crate) fn given_up(&mut self, now: u64, speaks: &dyn Fn(u64) -> bool) -> Vec<Key> {
-        self.cuts.retain(|_, until| *until > now);
+        self.cuts.retain(|_, cut| cut.until > now);
         let Self { streams, cuts } = self;
         let cut = |from, to| cuts.contains_key(&(from, to));
         let mut given_up = Vec::new();

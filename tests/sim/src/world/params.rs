@@ -29,6 +29,8 @@ pub(crate) struct Params {
     pub(crate) drift: u64,
     /// What a piece of a snapshot holds.
     pub(crate) piece: usize,
+    /// Members hold and move a fraction of what they would: one in so many bytes.
+    pub(crate) divisor: u64,
 }
 
 impl Params {
@@ -52,6 +54,7 @@ impl Params {
         let segment_bytes = one_of(&[4 << 10, 8 << 10, 32 << 10, 64 << 10]);
         let drift = one_of(&[0, 1_000, 30_000, 100_000]);
         let piece = one_of(&[256, 2 << 10, 64 << 10]) as usize;
+        let divisor = one_of(&[1, 1 << 10, 1 << 12, 1 << 14]);
         Self {
             loss,
             breaks,
@@ -63,6 +66,7 @@ impl Params {
             segment_bytes,
             drift,
             piece,
+            divisor,
         }
     }
 

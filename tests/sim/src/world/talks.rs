@@ -10,6 +10,7 @@ use super::params::SECOND;
 use super::{Event, Talk, World};
 use crate::Violation;
 use crate::coverage::Kind;
+use crate::oracle::rules;
 
 /// How long one waits for somebody who does not answer.
 const SILENCE: u64 = 2 * SECOND;
@@ -46,14 +47,24 @@ struct Transfer {
 
 impl World {
     /// Takes up what a member wants to send on no stream.
-    pub(super) fn depart(&mut self, id: u64) {
-        let Some(host) = self.hosts.get(&id) else { return };
-        let (life, Some(member)) = (host.life, host.member()) else { return };
+    ///
+    /// # Errors
+    ///
+    /// A snapshot for somebody to whom one is on its way.
+    pub(super) fn depart(&mut self, id: u64) -> Result<(), Violation> {
+        let Some(host) = self.hosts.get(&id) else { return Ok(()) };
+        let (life, Some(member)) = (host.life, host.member()) else { return Ok(()) };
         for departure in member.departures() {
             let delay = self.delay();
             match departure {
                 Departure::Snapshot(out) => {
                     let talks = &mut self.talks;
+                    let pair = (id, life, out.to());
+                    let mut under_way = talks.transfers.values();
+                    let is_twice = under_way.any(|t| (t.from, t.from_life, t.to) == pair);
+                    rules::SENT_ONCE.holds(!is_twice, || {
+                        format!("member {id} sends member {} two snapshots at a time", out.to())
+                    })?;
                     talks.last_transfer += 1;
                     let transfer = Transfer {
                         from: id,
@@ -78,6 +89,7 @@ impl World {
                 }
             }
         }
+        Ok(())
     }
 
     /// Sends the answers that a member has given.

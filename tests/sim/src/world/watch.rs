@@ -195,10 +195,9 @@ impl World {
             voters: &|| Voters { incoming: member.configuration().0, outgoing: Vec::new() },
             consumed: &consumed,
         })?;
-        // The status says nothing of a book before the first turn is over.
         if last.is_some_and(|last| last.book_version != cursors.book_version) {
             let book = member.book();
-            let index = member.handle().node().status().book_index;
+            let index = cursors.book_index;
             oracle.book(id, index, fingerprint(format!("{book:?}").as_bytes()))?;
             if index > self.watch.book_index {
                 self.watch.book_index = index;
@@ -273,6 +272,8 @@ mod tests {
             role: Role::Follower,
             leader: 0,
             book_version: 0,
+            book_index: 0,
+            shut_out: 0,
             durable_term: 1,
             durable_vote: 0,
             durable_commit: 9,
