@@ -394,7 +394,7 @@ impl<M: StateMachine> Runner<M> {
     fn show(&mut self) {
         self.machine.show(self.applied_index, self.applied_term);
         self.unseen = false;
-        self.applied.report(self.applied_index);
+        self.applied.report(self.applied_index + u64::from(has(Defect::AppliedAhead)));
         let shown = Instant::now();
         for (entry, response) in self.unanswered.drain(..) {
             entry.shown(shown);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use raftnode::defects::{Defect, has};
 use raftnode::{Config, Error, Handle, Node};
 use slog::{Logger, crit, info, o, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -98,6 +99,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match &error {
+            _ if has(Defect::OneExitCode) => CANNOT_START,
             Error::Config(_) => cli::USAGE,
             Error::Listen { .. } | Error::Locked { .. } | Error::Unusable { .. } => CANNOT_START,
             Error::Foreign { .. } | Error::Corrupt(_) | Error::ClusterLost(_) => CORRUPT,

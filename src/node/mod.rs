@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
 use slog::{Logger, error, info, warn};
+use wal::defects::{Defect, has};
 use wal::fs::{DiskFs, Fs, MemFs};
 
 pub(crate) use self::begin::{first_status, open_gate, peers, settings};
@@ -456,7 +457,10 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let restore = Restore {
             index: header.index,
             term: header.term,
-            commit_index: storage.hard_state().commit,
+            commit_index: match has(Defect::ShowUnreplayed) {
+                true => header.index,
+                false => storage.hard_state().commit,
+            },
             state: snapshot,
         };
         let parts = Parts {
@@ -624,10 +628,12 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         if shutdown || self.stopping.is_some() {
             core.gather_no_more()?;
         }
-        let is_due = now >= self.next_tick;
+        let stands = has(Defect::StandWithConsumer) && core.has_commits();
+        let is_due = now >= self.next_tick && !stands;
         // A tick waits for a save that is under way (V3). For a heartbeat's time the loop goes on
         // meanwhile; then it stands, and says nothing more: a leader whose disk hangs must fall silent.
-        let may_wait = now < self.next_tick + self.config.heartbeat_interval;
+        let may_wait =
+            now < self.next_tick + self.config.heartbeat_interval || has(Defect::StandWithDisk);
         self.tick_put_off = (is_due && may_wait && core.is_saving()).then(|| now + PATIENCE);
         let is_tick = is_due && self.tick_put_off.is_none();
         if is_tick {
@@ -772,7 +778,8 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
                 Ask::Probe { url, tag } => self.transport.probe(&url, tag),
             }
         }
-        if self.book_version != self.core.book_version() && self.core.has_replayed() {
+        let may_introduce = self.core.has_replayed() || has(Defect::ForgetGate);
+        if self.book_version != self.core.book_version() && may_introduce {
             self.book_version = self.core.book_version();
             introduce(self.core.book(), &self.gate);
             self.transport.set_peers(&peers(self.core.book(), &self.config));

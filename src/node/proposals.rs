@@ -264,6 +264,7 @@ impl Proposals {
         let idle = self.parked.iter().chain(&self.cooling).map(|parked| &parked.proposal);
         let flying = self.flying.values().map(|flight| &flight.proposal);
         let barriers = self.barriers.values().map(|(_, proposal)| proposal);
+        let barriers = barriers.filter(|_| !has(Defect::LateBarriers));
         let left = idle.chain(flying).chain(barriers);
         self.next_deadline = left.map(|proposal| proposal.deadline).min();
     }

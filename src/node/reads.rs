@@ -232,7 +232,7 @@ impl Reads {
         if let Some(round) = &mut self.round {
             sift(&mut round.requests, why);
         }
-        for reads in self.confirmed.values_mut() {
+        for reads in self.confirmed.values_mut().filter(|_| !has(Defect::LateReads)) {
             sift(reads, Refusal::Unavailable);
         }
         self.confirmed.retain(|_, reads| !reads.is_empty());
@@ -248,6 +248,7 @@ impl Reads {
     }
 
     fn confirm(&mut self, read: ReadRequest, index: u64) {
-        self.confirmed.entry(index.max(read.min_index)).or_default().push(read);
+        let min_index = if has(Defect::LostMinIndex) { 0 } else { read.min_index };
+        self.confirmed.entry(index.max(min_index)).or_default().push(read);
     }
 }

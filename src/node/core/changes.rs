@@ -234,6 +234,9 @@ impl Core {
         }
         let Some(waiting) = self.changes.called.remove(&tag) else { return };
         match changed {
+            Changed::Unknown(_) if has(Defect::RepeatChange) => {
+                self.changes.again(waiting, self.ticks + COOLING_TICKS);
+            }
             // It does not lead, or cannot be reached: somebody else may.
             Changed::Refused(ChangeRefusal { kind: ChangeRefusalKind::NoLeader, .. }) => {
                 self.changes.again(waiting, self.ticks + COOLING_TICKS);
@@ -315,9 +318,15 @@ impl Core {
         }
     }
 
+    /// Whether it has committed in its own term: before that, a change might not build upon the one
+    /// before it (Ongaro, raft-dev 2015: the bug in single-server membership changes).
+    fn may_change(&self) -> bool {
+        self.raw.raft.commit_to_current_term() || has(Defect::EarlyChange)
+    }
+
     /// Moves the change that has waited longest; false when it has to wait on.
     fn dispatch_change(&mut self) -> bool {
-        if !self.raw.raft.commit_to_current_term() {
+        if !self.may_change() {
             return false;
         }
         let is_blocked = self.is_change_pending();
@@ -503,7 +512,7 @@ impl Core {
                 self.changes.caught_up.remove(id);
             }
         }
-        if self.is_change_pending() || !self.raw.raft.commit_to_current_term() {
+        if self.is_change_pending() || !self.may_change() {
             return;
         }
         for id in wanting {

@@ -17,6 +17,7 @@ use crate::storage::weight;
 impl Core {
     pub(super) fn has_room(&self) -> bool {
         self.outgoing_bytes < self.raw.store().bounds().outgoing_bytes
+            || has(Defect::UnboundedBacklog)
     }
 
     /// Queues committed entries for the consumer, as far as there is room. What does not fit is
@@ -128,7 +129,8 @@ impl Core {
     ///
     /// A failed read.
     pub(crate) fn publish_missed(&mut self) -> Result<(), Error> {
-        while self.published < self.handed && self.has_room() {
+        let through = self.handed.saturating_sub(has(Defect::ForgetBacklog).into());
+        while self.published < through && self.has_room() {
             let (low, high) = (self.published + 1, self.handed + 1);
             let entries = self.raw.store().read(low, high, MAX_COMMITTED_BYTES)?;
             self.publish(entries)?;

@@ -518,6 +518,7 @@ impl Core {
         let is_moving =
             self.snapshots.sending.contains_key(&to) && !self.snapshots.delivered.contains(&to);
         let failed = self.snapshots.undelivered.get(&to);
+        let is_moving = is_moving && !has(Defect::SendTwice);
         if is_moving || failed.is_some_and(|(until, _)| self.ticks < *until) {
             // One of an earlier leadership holds on to its file until it has arrived (B3). And who
             // just refused one, its disk being full, would refuse the next.
@@ -651,7 +652,7 @@ impl Core {
                 waiters.for_each(|w| w.answer(Outcome::Unknown(Unknown::Restored)));
             }
         }
-        if late.is_empty() {
+        if late.is_empty() && !has(Defect::LeakRoom) {
             self.outgoing_bytes = 0;
         }
         self.outgoing.push_back(Commit::Restore(restore));

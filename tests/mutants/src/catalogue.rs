@@ -119,6 +119,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         ],
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
+        SendTwice => vec![MORE_CLUSTERS],
         NoWayBack => vec![
             CLUSTERS,
             script("node::scripts::snapshots::the_log_reaches_back_to_the_snapshot_before"),
@@ -130,6 +131,13 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         SkipMissed => {
             vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
         }
+        UnboundedBacklog => {
+            vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
+        }
+        LeakRoom => vec![CLUSTERS],
+        ForgetBacklog => vec![CLUSTERS],
+        StandWithConsumer => vec![CLUSTERS],
+        StandWithDisk => vec![CLUSTERS],
         ReorderCommits => vec![CLUSTERS, CHANCE],
         SkipEmptyChange => vec![script("node::scripts::changes::an_empty_change_does_nothing")],
         FifoAnswers => vec![CLUSTERS, CHANCE],
@@ -137,6 +145,10 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         RefuseTooEarly => vec![CLUSTERS, CHANCE],
         DeadlineRefuses => vec![CLUSTERS, CHANCE],
         AckAtAppend => vec![TRIAL],
+        LateBarriers => vec![CLUSTERS],
+        AppliedAhead => vec![CLUSTERS],
+        ShowUnreplayed => vec![CLUSTERS],
+        OneExitCode => vec![store("run::tests::each_end_has_its_exit_code")],
         ReportEarly => vec![script("machine::tests::what_is_answered_has_been_shown")],
         AnswerEarly => vec![script("machine::tests::the_answer_waits_for_the_report")],
         ApplyTwice => {
@@ -144,6 +156,8 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
 
         LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
+        LostMinIndex => vec![CLUSTERS],
+        LateReads => vec![CLUSTERS],
         LeaseReads => vec![
             MORE_CLUSTERS,
             script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
@@ -165,6 +179,9 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         NoStepDown => {
             vec![script("node::scripts::changes::a_leader_that_applies_its_own_removal_steps_down")]
         }
+        EarlyChange => vec![CLUSTERS],
+        RepeatChange => vec![CLUSTERS],
+        ForgetGate => vec![CLUSTERS],
         TwoChanges => vec![script("node::scripts::changes::one_change_at_a_time")],
         BlindPromotion => {
             vec![script("node::scripts::changes::a_learner_without_the_log_stays_one")]
@@ -191,5 +208,36 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         RestoredModIndex => vec![MODEL],
         ResurrectKeys => vec![store("kvstore::tests::a_restored_state_knows_what_was_repeated")],
         HalfTxn => vec![store("kvstore::tests::a_txn_that_finds_too_much_changes_nothing")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/testing.md");
+
+    /// What the page calls held is held: each promise and each wall has a defect that breaks it.
+    #[test]
+    fn every_promise_can_be_broken() {
+        let (_, rows) = PAGE.split_once("| what | defects |\n|---|---|\n").unwrap();
+        let rows = rows.lines().take_while(|line| line.starts_with('|'));
+        let mut held = Vec::new();
+        for row in rows {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [what, defects] = cells[..] else { panic!("{row}") };
+            for name in defects.split(", ") {
+                let is_named = |defect: &&Defect| defect.name() == name.trim_matches('`');
+                let defect = Defect::ALL.iter().find(is_named);
+                assert!(defect.is_some_and(|defect| !campaigns(*defect).is_empty()), "{name}");
+            }
+            held.push(what);
+        }
+        let promises = (1..=8).map(|n| format!("N{n} "));
+        let walls = ["the wall before raft", "identity", "the latch"].map(str::to_owned);
+        for wanted in promises.chain(walls) {
+            assert!(held.iter().any(|what| what.starts_with(&wanted)), "{wanted} is not there");
+        }
+        assert!(held.iter().filter(|what| what.starts_with("the original: ")).count() > 10);
     }
 }

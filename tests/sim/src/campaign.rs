@@ -268,6 +268,9 @@ impl Summary {
         for missing in self.missing() {
             text += &format!("\nnever exercised: {missing}\n");
         }
+        if self.n_seeds < COVERED_FROM {
+            text += &format!("\nfrom {COVERED_FROM} seeds on all of that must happen\n");
+        }
         text
     }
 

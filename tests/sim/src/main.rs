@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use sim::campaign::{Failure, Plan, Summary, run, run_one, say, traced};
+use sim::clients::picture;
 use sim::run::{Report, Setup, Sizes};
 use sim::world;
 
@@ -68,7 +69,7 @@ fn again(seed: u64, args: &Args, setup: Setup) -> ExitCode {
     let setup = Setup { seed, n_members: args.members.of(seed), ..setup };
     let mut report = traced();
     let result = run_one(&setup, &mut report, &world::run);
-    let Report { ticks, ops, .. } = report;
+    let Report { ticks, ops, history, .. } = report;
     match result {
         Ok(()) => {
             say(&format!("seed {seed}: {ticks} ticks, {ops} operations, nothing wrong\n"));
@@ -76,8 +77,21 @@ fn again(seed: u64, args: &Args, setup: Setup) -> ExitCode {
         }
         Err(violation) => {
             say(&format!("\nseed {seed}: {violation}\n"));
+            if let Some(picture) = picture(&history) {
+                say(&draw(seed, &picture));
+            }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Puts what the clients were told where a browser can show it; says where.
+fn draw(seed: u64, picture: &str) -> String {
+    let path = Path::new("target/simulate").join(format!("{seed}.html"));
+    let written = std::fs::create_dir_all("target/simulate");
+    match written.and_then(|()| std::fs::write(&path, picture)) {
+        Ok(()) => format!("drawn: {}\n", path.display()),
+        Err(error) => format!("cannot draw {}: {error}\n", path.display()),
     }
 }
 

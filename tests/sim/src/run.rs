@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use ::tests::history::Op;
+
 use crate::coverage::Coverage;
 
 /// What determines a run, to the last bit.
@@ -37,6 +39,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// Everything that happened, in one number: the same for the same setup.
     pub fingerprint: u64,
+    /// What the clients were told, when somebody wants to read what happened.
+    pub history: Vec<Op>,
     /// What happened, line by line, when somebody wants to read it.
     pub trace: Trace,
 }

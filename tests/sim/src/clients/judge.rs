@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::tests::history::Op;
-use ::tests::linearizability::{Verdict, check};
+use ::tests::linearizability::{Verdict, check, timeline};
 use raftexample::kvstore::{Answer, Response};
 use raftnode::sim::fingerprint;
 
@@ -83,6 +83,15 @@ impl Written {
             Response::Put | Response::Deleted => watches.has(first.index),
             _ => Ok(()),
         }
+    }
+}
+
+/// What contradicts itself in a history, as a picture; none: nothing does.
+#[must_use]
+pub fn picture(history: &[Op]) -> Option<String> {
+    match check(history, SEARCH_LIMIT) {
+        Verdict::Violation(violation) => Some(timeline::render(&violation, history)),
+        Verdict::Linearizable | Verdict::TimedOut { .. } => None,
     }
 }
 

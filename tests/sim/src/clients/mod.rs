@@ -28,6 +28,7 @@ use raftnode::{Outcome, Pending, Refusal};
 use self::answers::Answers;
 use self::asking::{Asking, Ended, What};
 use self::judge::Written;
+pub use self::judge::picture;
 use self::watch::Watches;
 use crate::Violation;
 use crate::coverage::Coverage;
@@ -94,8 +95,6 @@ pub struct Door<'a> {
     pub hindered_until: Instant,
     /// Until when something kept it from applying what is committed.
     pub unapplied_until: Instant,
-    /// What its disk knew to be committed when this process started.
-    pub opened_commit: u64,
     /// Where to ask.
     pub handle: &'a dyn Desk,
     /// Where to look.

@@ -149,7 +149,12 @@ impl World {
             Ok(consumed) => consumed,
             Err(error) => return rule("K3", "every member can apply every command", error),
         };
+        let shown = member.machine().store().applied_index();
         let captured = member.machine().take_captured();
+        let opened = host.opened_commit;
+        rules::READS_RISE.holds(shown == 0 || shown >= opened, || {
+            format!("member {id} shows index {shown}; it knew {opened} to be committed")
+        })?;
         for item in &consumed {
             if let (Consumed::Captured { index }, Some(hash)) = (item, captured) {
                 self.states.saw(*index, hash, "captured");

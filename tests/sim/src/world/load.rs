@@ -33,7 +33,6 @@ fn door(host: &Host, now: u64) -> Option<Door<'_>> {
         now: host.clock(now),
         hindered_until: host.clock(host.hindered_until),
         unapplied_until: host.clock(host.unapplied_until),
-        opened_commit: host.opened_commit,
         handle: member.handle(),
         store: member.machine().store(),
     })

@@ -164,6 +164,9 @@ pub fn run(setup: &Setup, report: &mut Report) -> Result<(), Violation> {
     report.coverage = world.coverage;
     report.fingerprint = world.hash;
     report.recovery = world.recovery;
+    if world.trace.is_wanted() {
+        report.history = world.clients.history().to_vec();
+    }
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
