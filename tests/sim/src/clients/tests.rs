@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use raftexample::kvstore::{Answer, Key, Response, Value, Version};
+use raftnode::Consistency;
 
 use super::asking::{Asking, Ended, What};
 use super::judge::{Written, linearizable};
@@ -68,6 +69,11 @@ type Break = fn() -> Result<(), Violation>;
 const TABLE: &[(Rule, &str, Break)] = &[
     (rules::READS_FRESH, "a read behind what was acknowledged", || {
         take(&mut told(5), What::Get { key: 1 }, &Ended::Readable { index: 4 })
+    }),
+    (rules::READS_FRESH, "a stale read behind its lowest index", || {
+        let mut read = asking(What::Get { key: 1 }, 5);
+        (read.consistency, read.min_index) = (Consistency::Stale, 5);
+        told(5).take(&read, &Ended::Readable { index: 4 }, None, &mut Coverage::default())
     }),
     (rules::READS_FRESH, "a barrier before what was acknowledged", || {
         take(&mut told(5), What::Barrier, &Ended::Passed { index: 5 })
@@ -178,6 +184,9 @@ fn what_is_allowed_is_not_found() {
     answers.writes(What::Txn, 2, 1);
     take(&mut answers, What::Get { key: 1 }, &Ended::Readable { index: 5 }).unwrap();
     take(&mut answers, What::Barrier, &Ended::Passed { index: 6 }).unwrap();
+    let mut read = asking(What::Get { key: 1 }, 5);
+    (read.consistency, read.min_index) = (Consistency::Stale, 3);
+    answers.take(&read, &Ended::Readable { index: 3 }, None, &mut Coverage::default()).unwrap();
     let pair = [("k1", "1", 5), ("pair/a", "2", 7), ("pair/b", "2", 7)];
     answers.version(1, 1, &version(7, &pair)).unwrap();
     answers.version(1, 2, &version(5, &pair[..1])).unwrap();

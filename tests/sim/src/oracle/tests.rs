@@ -514,6 +514,7 @@ fn each_rule_finds_what_breaks_it() {
 fn each_rule_of_the_oracle_is_tested() {
     let elsewhere = [
         rules::OPENS_AGAIN,
+        rules::SENT_ONCE,
         rules::NO_PANIC,
         rules::SERVES_AGAIN,
         rules::ANSWERED,
