@@ -204,7 +204,8 @@ checker:
 
 # Every campaign at its full size, into one table and docs/proof.md; SIZE=small tries it, and writes
 # target/prove/proof.md instead. Hours: ONLY=simulate,crash runs some and keeps the rows of the
-# others. SECONDS, SEEDS, TICKS, STATES, HISTORIES and MINUTES override sizes; only what was said is
+# others; `speed` is a simulate of three members. One that is slower at full size than is promised has
+# failed. SECONDS, SEEDS, TICKS, STATES, HISTORIES and MINUTES override sizes; only what was said is
 # passed on, not the defaults above.
 said = $(if $(filter command% environment%,$(origin $(1))),--$(2) $($(1)))
 prove:

@@ -125,6 +125,33 @@ fn damaged_snapshot_is_passed_over_only_if_the_log_reaches_back() {
     }
 }
 
+/// No snapshot is not an empty one. The empty one of the beginning is a file like any other: a
+/// directory that has lost its snapshots is refused, though its log may begin at the first entry, and
+/// nothing in it is changed.
+#[test]
+fn no_snapshot_is_not_an_empty_one() {
+    for releases in [false, true] {
+        let (_, fs) = two_snapshots(releases);
+        let saved: Vec<_> = [snap(1, 1), snap(1, NEWEST)]
+            .into_iter()
+            .filter(|file| fs.exists(file).unwrap())
+            .map(|file| (wal::fs::read_file(&*fs, &file, 1 << 20).unwrap(), file))
+            .collect();
+        saved.iter().for_each(|(_, file)| fs.remove_file(file).unwrap());
+        for _ in 0..2 {
+            let Err(Error::Corrupt(message)) = open(&fs, false) else { panic!("{releases}") };
+            assert!(message.contains("is missing"), "{message}");
+            assert!(message.contains("holds no snapshot that the log"), "{message}");
+        }
+        for (bytes, file) in &saved {
+            wal::fs::write_file_durably(&*fs, file, bytes).unwrap();
+        }
+        let found = open(&fs, false).unwrap();
+        assert_eq!(found.storage.snapshot_index(), NEWEST);
+        assert_eq!(found.storage.wal().last_index(), LAST);
+    }
+}
+
 /// Files that no marker names are what a crash left: they go once a snapshot is found, and
 /// what is not a snapshot's stays.
 #[test]

@@ -3,6 +3,7 @@
 use raft::eraftpb::{ConfChange, ConfChangeType};
 
 use super::*;
+use crate::membership::Member as Record;
 
 fn add(id: u64) -> Change {
     Change::Add { id, url: url(id), wants: MemberRole::Voter }
@@ -20,6 +21,14 @@ fn refused(changed: Changed) -> ChangeRefusalKind {
         Changed::Refused(refusal) => refusal.kind,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// One that no leader judged.
+fn change(kind: ConfChangeType, id: u64, record: &[u8]) -> ConfChange {
+    let mut change = ConfChange { node_id: id, ..ConfChange::default() };
+    change.set_change_type(kind);
+    change.context = record.to_vec().into();
+    change
 }
 
 fn role(cluster: &mut Cluster, of: u64, on: u64) -> MemberRole {
@@ -135,10 +144,7 @@ fn a_leader_that_applies_its_own_removal_steps_down() {
     let mut cluster = Cluster::new(&[1, 2, 3], 13);
     let old = cluster.elect();
     cluster.write(old, 3);
-    let mut change = ConfChange::default();
-    change.set_change_type(ConfChangeType::RemoveNode);
-    change.node_id = old;
-    cluster.member(old).core.propose_unjudged(&change);
+    cluster.member(old).core.propose_unjudged(&change(ConfChangeType::RemoveNode, old, &[]));
     cluster.ticks(3);
     assert!(!cluster.member(old).core.leads());
     assert!(cluster.member(old).core.book().removed.contains(&old));
@@ -146,6 +152,49 @@ fn a_leader_that_applies_its_own_removal_steps_down() {
     let new = cluster.elect();
     cluster.write(new, 3);
     assert!(cluster.member(new).core.book().removed.contains(&old));
+}
+
+/// What is in one batch with a leader's removal of itself is published by every member, also by the
+/// one that goes: what comes before the removal, and what comes after it.
+#[test]
+fn a_removal_leaves_nothing_of_its_batch_unpublished() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 13);
+    let old = cluster.elect();
+    cluster.write(old, 3);
+    cluster.ticks(20);
+    let before = cluster.member(old).last_index;
+    let mut pending: Vec<_> = ["a", "b"].map(|data| cluster.propose(old, data)).into();
+    cluster.turn(old, false).unwrap();
+    cluster.member(old).core.propose_unjudged(&change(ConfChangeType::RemoveNode, old, &[]));
+    pending.extend(["c", "d"].map(|data| cluster.propose(old, data)));
+    cluster.turn(old, false).unwrap();
+    // The others have all of it before the leader hears of any.
+    for (from, to, wire) in std::mem::take(&mut cluster.network) {
+        cluster.deliver(from, to, wire).unwrap();
+    }
+    let last = before + 5;
+    let acknowledges_all = |(_, _, wire): &(u64, u64, Wire)| {
+        matches!(wire, Wire::Frame(Frame::Raft(message))
+            if message.get_msg_type() == MessageType::MsgAppendResponse && message.index == last)
+    };
+    let at = cluster.network.iter().position(acknowledges_all).expect("a follower has it all");
+    let (from, to, wire) = cluster.network.remove(at).unwrap();
+    cluster.network.clear();
+    assert_eq!(cluster.member(old).last_index, before);
+    cluster.deliver(from, to, wire).unwrap();
+    assert_eq!(cluster.member(old).last_index, last, "one batch");
+    assert!(!cluster.member(old).core.leads());
+    pending.into_iter().for_each(|pending| assert!(applied(pending) > before));
+    cluster.cut.insert(old);
+    cluster.elect();
+    cluster.ticks(20);
+    for id in 1..=3 {
+        let log = cluster.member(id).log.range(before + 1..);
+        let log: Vec<_> = log.map(|(index, data)| (*index, data.clone())).collect();
+        let all = [(1, "a"), (2, "b"), (4, "c"), (5, "d")];
+        assert_eq!(log, all.map(|(after, data)| (before + after, data.into())), "member {id}");
+        assert!(cluster.member(id).core.book().removed.contains(&old), "member {id}");
+    }
 }
 
 /// A demoted leader hands over too, and learns on.
@@ -382,6 +431,80 @@ fn an_empty_change_does_nothing() {
     cluster.assert_same_logs();
     assert_eq!(*cluster.member(leader).core.book(), before);
     done(cluster.changed(leader, add(4)));
+}
+
+/// Changes that cannot be made: a record that is none, one of another role than it is proposed for,
+/// somebody who never was, one who was removed, no id at all, and a URL that another has.
+fn poison() -> [ConfChange; 6] {
+    use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+    let record = |url: String| {
+        let (role, wants) = (MemberRole::Learner, MemberRole::Learner);
+        let mut bytes = Vec::new();
+        Record { url, role, wants, incarnation: None }.encode(&mut bytes);
+        bytes
+    };
+    [
+        change(AddLearnerNode, 4, &[7]),
+        change(AddNode, 4, &record(url(4))),
+        change(RemoveNode, 77, &[]),
+        change(AddLearnerNode, 5, &record(url(5))),
+        change(AddLearnerNode, 0, &record(url(6))),
+        change(AddLearnerNode, 6, &record(url(4))),
+    ]
+}
+
+/// A2: what is committed and cannot be made does nothing, on every member alike. Each goes on: what
+/// follows is applied, the next change is made, and a start that finds such entries in its log is like
+/// any other.
+#[test]
+fn poisoned_changes_are_published_and_do_nothing() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 10);
+    let leader = cluster.elect();
+    let learner = Change::Add { id: 4, url: url(4), wants: MemberRole::Learner };
+    done(cluster.changed(leader, learner));
+    done(cluster.changed(leader, add(5)));
+    let mut book = done(cluster.changed(leader, Change::Remove { id: 5 }));
+    for (nth, change) in poison().iter().enumerate() {
+        cluster.ticks(20);
+        let before = cluster.member(leader).last_index;
+        cluster.member(leader).core.propose_unjudged(change);
+        cluster.write(leader, 3);
+        cluster.ticks(20);
+        for id in 1..=3 {
+            let member = cluster.member(id);
+            assert_eq!(*member.core.book(), book, "{change:?} as member {id} sees it");
+            assert_eq!(member.last_index, before + 4, "{change:?} on member {id}");
+            assert_eq!(member.log.range(before + 1..).count(), 3, "{change:?} on member {id}");
+        }
+        cluster.assert_same_logs();
+        // A change that was still under way, or an empty entry in its place, would be in the way.
+        let url = Some(format!("http://moved-{nth}:1"));
+        book = done(cluster.changed(leader, Change::Update { id: 2, wants: None, url }));
+    }
+    cluster.ticks(20);
+    (1..=3).for_each(|id| cluster.crash(id));
+    let leader = cluster.elect();
+    cluster.write(leader, 3);
+    cluster.ticks(20);
+    cluster.assert_same_logs();
+    for id in 1..=3 {
+        assert_eq!(*cluster.member(id).core.book(), book, "member {id} after its crash");
+    }
+}
+
+/// The same for the last voter: a cluster that lost it could never do anything again.
+#[test]
+fn the_last_voter_stays_whatever_is_committed() {
+    let mut cluster = Cluster::new(&[1], 10);
+    cluster.elect();
+    let book = cluster.member(1).core.book().clone();
+    cluster.member(1).core.propose_unjudged(&change(ConfChangeType::RemoveNode, 1, &[]));
+    cluster.write(1, 3);
+    assert_eq!(*cluster.member(1).core.book(), book);
+    cluster.crash(1);
+    cluster.elect();
+    cluster.write(1, 3);
+    assert_eq!((cluster.member(1).log.len(), cluster.member(1).core.book()), (6, &book));
 }
 
 /// N2: a lone voter votes for itself and leads in one Ready. Nobody hears of that term before the

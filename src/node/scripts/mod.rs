@@ -30,7 +30,7 @@ use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 use super::core::{Ask, Core, PATIENCE, Parts, Sending, sync_written, write_captured};
 use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
 use crate::config::SnapshotPolicy;
-use crate::directory::Directory;
+use crate::directory::{Directory, Recovered};
 use crate::key::Attempt;
 use crate::membership::{
     Asked, Book, Change, ChangeOptions, ChangeRefusalKind, Changed, Founder, MemberRole,
@@ -134,16 +134,23 @@ struct Cluster {
     seed: u64,
 }
 
-fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error> {
+fn config(id: u64, recipe: &Recipe) -> Config {
     let mut config = Config::new(id, recipe.founders.clone(), "/data".into());
     config.join = recipe.joins.is_some();
     config.snapshots = recipe.policy;
     config.wal_segment_bytes = recipe.segment_bytes;
-    let shared_fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    let directory = Directory::inspect(Arc::clone(&shared_fs), &config)?;
+    config
+}
+
+fn recover(fs: &MemFs, config: &Config, recipe: &Recipe) -> Result<Recovered, Error> {
+    let directory = Directory::inspect(Arc::new(fs.clone()), config)?;
     let cluster = recipe.joins.unwrap_or_default();
-    let found =
-        directory.open(&config, &mut |_| Ok(cluster), &AtomicBool::new(false), &logger())?;
+    directory.open(config, &mut |_| Ok(cluster), &AtomicBool::new(false), &logger())
+}
+
+fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error> {
+    let config = config(id, recipe);
+    let found = recover(&fs, &config, recipe)?;
     let applied = Arc::new(AppliedCell::default());
     let restore = Restore {
         index: found.header.index,
@@ -156,7 +163,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     let shared = Arc::new(Shared::new(Status::default()));
     let identity = found.identity;
     let parts = Parts {
-        fs: shared_fs,
+        fs: Arc::new(fs.clone()),
         kept: found.kept,
         storage: found.storage,
         cluster: identity.cluster,

@@ -1,6 +1,7 @@
 //! Writes, reads and what becomes of them when leaders change and disks fail.
 
 use super::*;
+use crate::node::first_status;
 
 const EIO: i32 = 5;
 
@@ -368,6 +369,39 @@ fn what_an_ending_loop_never_took_is_answered() {
     drop(requests);
     let outcome = pending.wait_timeout(Duration::ZERO);
     assert!(matches!(outcome, Some(Outcome::Unknown(Unknown::Stopped))), "{outcome:?}");
+}
+
+/// Whoever is handed a member that starts again finds its log in it, before its first turn: an index
+/// that the log has is waited for. It is ready when it has applied all that it knew to be committed,
+/// and not when it has a leader and the state that its log begins with.
+#[test]
+fn a_member_that_starts_again_is_handed_out_with_its_log() {
+    let mut cluster = Cluster::new(&[1], 34);
+    cluster.elect();
+    cluster.write(1, 20);
+    let Member { fs, core, last_index, _lock, .. } = cluster.members.remove(&1).unwrap();
+    drop((core, _lock));
+    let (survived, recipe) = (fs.crash(Loss::Everything), cluster.recipe.clone());
+    let config = config(1, &recipe);
+    let found = recover(&survived, &config, &recipe).unwrap();
+    // The commit index is written with the entry that follows.
+    assert_eq!(found.storage.hard_state().commit, last_index - 1);
+    let status = first_status(&config, &found).status();
+    assert_eq!((status.last_index, status.ready), (last_index, false));
+    drop(found);
+    cluster.start(1, survived, &recipe).unwrap();
+    cluster.member(1).consumes = false;
+    cluster.elect();
+    let begins_with = cluster.member(1).core.next_commit().unwrap();
+    assert!(matches!(begins_with, Commit::Restore(_)), "{begins_with:?}");
+    cluster.member(1).apply(begins_with);
+    cluster.ticks(20);
+    let status = cluster.member(1).shared.status();
+    assert!(status.leader_id == 1 && !status.ready, "{status:?}");
+    cluster.member(1).consumes = true;
+    cluster.tick();
+    assert!(cluster.member(1).shared.status().ready);
+    assert_eq!(cluster.member(1).log.len(), 20);
 }
 
 /// What the page on guarantees says of a crash: the commit index is written with the next sync, so

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::closing::Template;
+use crate::facts::duration;
 
 /// How much of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,24 +43,40 @@ impl Sizes {
 /// One of the campaigns.
 #[derive(Debug, Clone)]
 pub struct Campaign {
-    /// What it is called, which is its make target too.
+    /// What it is called.
     pub name: &'static str,
+    /// What make is told to make.
+    target: &'static str,
     /// What it is told.
     pub variables: Vec<(&'static str, u64)>,
     /// The form of its closing line.
     pub closing: Template,
     /// After which it is ended and has failed, building included: several times what it takes.
     pub limit: Duration,
+    /// What it may take to have passed, building included, where something is promised.
+    pub allowed: Option<Duration>,
     /// Of the numbers in that line: what is not as it must be.
     judge: fn(&Sizes, &[u64]) -> Result<(), String>,
     sizes: Sizes,
 }
 
 /// The names, in the order in which they run: what fails soonest first.
-pub const NAMES: [&str; 6] = ["checker", "mutants", "fuzz", "crash", "simulate", "histories"];
+pub const NAMES: [&str; 7] =
+    ["checker", "mutants", "fuzz", "crash", "speed", "simulate", "histories"];
 
 /// What a build of everything takes on a slow machine.
 const BUILD: u64 = 20 * 60;
+/// The form in which simulated clusters are told of.
+const SIMULATED: &str =
+    "simulated: {} seeds, {} ticks, {} operations, {.}x real time, {} violations";
+/// So many clusters of three members show how fast they are.
+const SPEED_SEEDS: u64 = 1_000;
+/// How much faster than real time a thread must be, at full size.
+const MIN_SPEED: u64 = 500;
+/// Of how many operations an hour of real processes must be.
+const MIN_OPS_PER_HOUR: u64 = 1_000_000;
+/// From so many minutes on the pace of an hour is judged: shorter ones say little of it.
+const JUDGED_FROM: u64 = 10;
 
 impl Campaign {
     /// The campaign of this name, if there is one.
@@ -98,24 +115,33 @@ impl Campaign {
                         is_exactly("failures", 0, numbers[1])
                     },
                 ),
+                "speed" => (
+                    vec![("SEEDS", speed_seeds(&sizes)), ("TICKS", sizes.ticks), ("MEMBERS", 3)],
+                    SIMULATED,
+                    simulated_in(speed_seeds(&sizes), sizes.ticks),
+                    |sizes, numbers| {
+                        let full = (SPEED_SEEDS, Sizes::FULL.ticks);
+                        simulated((speed_seeds(sizes), sizes.ticks), full, numbers)
+                    },
+                ),
                 "simulate" => (
                     vec![("SEEDS", sizes.seeds), ("TICKS", sizes.ticks)],
-                    "simulated: {} seeds, {} ticks, {} operations, {.}x real time, {} violations",
-                    // A twentieth of the speed that it should have.
-                    600 + sizes.seeds * sizes.ticks / 100 / 25,
+                    SIMULATED,
+                    simulated_in(sizes.seeds, sizes.ticks),
                     |sizes, numbers| {
-                        is_exactly("seeds", sizes.seeds, numbers[0])?;
-                        is_at_least("ticks", sizes.seeds * sizes.ticks, numbers[1])?;
-                        is_at_least("operations", 1, numbers[2])?;
-                        is_exactly("violations", 0, numbers[4])
+                        let full = (Sizes::FULL.seeds, Sizes::FULL.ticks);
+                        simulated((sizes.seeds, sizes.ticks), full, numbers)
                     },
                 ),
                 "histories" => (
                     vec![("MINUTES", sizes.minutes)],
                     "histories: {} operations, {} faults, {} violations",
                     600 + 120 * sizes.minutes,
-                    |_, numbers| {
-                        is_at_least("operations", 1, numbers[0])?;
+                    |sizes, numbers| {
+                        let is_judged = sizes.minutes >= JUDGED_FROM;
+                        let least =
+                            if is_judged { MIN_OPS_PER_HOUR * sizes.minutes / 60 } else { 1 };
+                        is_at_least("operations", least, numbers[0])?;
                         is_at_least("faults", 1, numbers[1])?;
                         is_exactly("violations", 0, numbers[2])
                     },
@@ -123,14 +149,16 @@ impl Campaign {
                 _ => return None,
             };
         let name = NAMES.into_iter().find(|known| *known == name)?;
-        let limit = Duration::from_secs(BUILD + seconds);
-        Some(Campaign { name, variables, closing: Template(closing), limit, judge, sizes })
+        let target = if name == "speed" { "simulate" } else { name };
+        let (closing, limit) = (Template(closing), Duration::from_secs(BUILD + seconds));
+        let allowed = allowed(name, &sizes);
+        Some(Campaign { name, target, variables, closing, limit, allowed, judge, sizes })
     }
 
     /// What runs it, in the project's directory.
     pub fn command(&self, root: &Path) -> Command {
         let mut make = Command::new("make");
-        make.arg("--no-print-directory").arg(self.name).current_dir(root);
+        make.arg("--no-print-directory").arg(self.target).current_dir(root);
         make.args(self.variables.iter().map(|(name, value)| format!("{name}={value}")));
         for variable in NOT_THEIRS {
             make.env_remove(variable);
@@ -138,18 +166,60 @@ impl Campaign {
         make
     }
 
-    /// What its closing line comes to, when it ended so (P1).
+    /// What its closing line comes to, when it ended so and took so long (P1, P5).
     ///
     /// # Errors
     ///
     /// What is not as it must be.
-    pub fn judge(&self, ended_well: bool, closing_line: Option<&str>) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        ended_well: bool,
+        closing_line: Option<&str>,
+        took: Duration,
+    ) -> Result<(), String> {
         let end = if ended_well { "it said nothing" } else { "it ended with an error, unsaid" };
         let line = closing_line.ok_or(end)?;
         let numbers = self.closing.read(line).ok_or("its last line is no closing line")?;
         (self.judge)(&self.sizes, &numbers)?;
-        if ended_well { Ok(()) } else { Err("it ended with an error".to_owned()) }
+        if !ended_well {
+            return Err("it ended with an error".to_owned());
+        }
+        match self.allowed.filter(|allowed| took > *allowed) {
+            Some(allowed) => {
+                Err(format!("took {}, {} are allowed", duration(took), duration(allowed)))
+            }
+            None => Ok(()),
+        }
     }
+}
+
+/// What is promised of the time that a campaign of these sizes takes. Mutants know no size.
+fn allowed(name: &str, sizes: &Sizes) -> Option<Duration> {
+    let minutes = match name {
+        "mutants" => 8,
+        "crash" if sizes.states == Sizes::FULL.states => 30,
+        _ => return None,
+    };
+    Some(Duration::from_secs(60 * minutes))
+}
+
+fn speed_seeds(sizes: &Sizes) -> u64 {
+    sizes.seeds.min(SPEED_SEEDS)
+}
+
+/// Seconds, at a twentieth of the speed that simulations should have.
+fn simulated_in(seeds: u64, ticks: u64) -> u64 {
+    600 + seeds * ticks / 100 / 25
+}
+
+/// Of so many seeds and ticks; how fast it was counts when that is the full size (P5).
+fn simulated(size: (u64, u64), full: (u64, u64), numbers: &[u64]) -> Result<(), String> {
+    let (seeds, ticks) = size;
+    is_exactly("seeds", seeds, numbers[0])?;
+    is_at_least("ticks", seeds * ticks, numbers[1])?;
+    is_at_least("operations", 1, numbers[2])?;
+    is_at_least("times real time", if size == full { MIN_SPEED } else { 0 }, numbers[3])?;
+    is_exactly("violations", 0, numbers[4])
 }
 
 /// What our own make was told, it tells its children by these: each campaign is told what it needs
@@ -192,7 +262,7 @@ fn is_at_least(what: &str, least: u64, number: u64) -> Result<(), String> {
 /// The command that repeats it.
 impl fmt::Display for Campaign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "make {}", self.name)?;
+        write!(f, "make {}", self.target)?;
         self.variables.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }
 }

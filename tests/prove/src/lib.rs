@@ -11,6 +11,9 @@
 //! 3. P3: The page names no place on the machine that it was written on, only its kind.
 //! 4. P4: What small campaigns came to never takes the place of what full ones did: it has a page of
 //!    its own, `target/prove/proof.md`.
+//! 5. P5: At its full size a campaign has passed only when it was as fast as is promised: simulated
+//!    clusters by their own word, mutants and crash states by the clock with their build, histories
+//!    by how much they did.
 
 pub mod campaign;
 pub mod child;

@@ -150,7 +150,7 @@ fn run(
     let failure = if ended.is_late {
         Some(format!("it was ended after {}", facts::duration(campaign.limit)))
     } else {
-        campaign.judge(ended.is_well, ended.closing_line.as_deref()).err()
+        campaign.judge(ended.is_well, ended.closing_line.as_deref(), ended.took).err()
     };
     match &failure {
         None => say(&format!("prove: {} passed in {}", campaign.name, facts::duration(ended.took))),

@@ -10,6 +10,7 @@ use crate::facts;
 use crate::report::{Report, Row};
 
 const LONG: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(1);
 
 fn campaign(name: &str) -> Campaign {
     Campaign::new(name, Sizes::FULL).unwrap()
@@ -24,6 +25,7 @@ fn commands_name_their_sizes() {
         "make mutants",
         "make fuzz SECONDS=600",
         "make crash STATES=1000000",
+        "make simulate SEEDS=1000 TICKS=10000 MEMBERS=3",
         "make simulate SEEDS=10000 TICKS=10000",
         "make histories MINUTES=60",
     ];
@@ -35,9 +37,10 @@ fn commands_name_their_sizes() {
 /// defect a campaign.
 #[test]
 fn campaigns_do_not_hear_what_we_were_told() {
-    let command = campaign("simulate").command(std::path::Path::new("."));
+    let command = campaign("speed").command(std::path::Path::new("."));
     let arguments: Vec<_> = command.get_args().collect();
-    assert_eq!(arguments, ["--no-print-directory", "simulate", "SEEDS=10000", "TICKS=10000"]);
+    let expected = ["--no-print-directory", "simulate", "SEEDS=1000", "TICKS=10000", "MEMBERS=3"];
+    assert_eq!(arguments, expected);
     for variable in
         ["MAKEFLAGS", "ONLY", "SEED", "SEEDS", "MEMBERS", "REPLAY", "RAFTEXAMPLE_DEFECT"]
     {
@@ -90,18 +93,75 @@ fn closing_lines_are_judged() {
         ("histories", true, "histories: 1200000 operations, 400 faults, 0 violations", ""),
         ("histories", true, "histories: 1200000 operations, 0 faults, 0 violations", "0 faults"),
         ("histories", true, "histories: 0 operations, 9 faults, 0 violations", "0 operations"),
-        ("histories", true, "histories: 9 operations, 9 faults, 1 violations", "1 violations"),
+        (
+            "histories",
+            true,
+            "histories: 1200000 operations, 9 faults, 1 violations",
+            "1 violations",
+        ),
     ];
     for (name, ended_well, line, expected) in table {
-        let verdict = campaign(name).judge(*ended_well, Some(line));
+        let verdict = campaign(name).judge(*ended_well, Some(line), SOON);
         match verdict {
             Ok(()) => assert_eq!(*expected, "", "{line}"),
             Err(why) => assert!(!expected.is_empty() && why.contains(expected), "{line}: {why}"),
         }
     }
-    assert_eq!(campaign("crash").judge(true, None), Err("it said nothing".to_owned()));
+    assert_eq!(campaign("crash").judge(true, None, SOON), Err("it said nothing".to_owned()));
     let unsaid = Err("it ended with an error, unsaid".to_owned());
-    assert_eq!(campaign("crash").judge(false, None), unsaid);
+    assert_eq!(campaign("crash").judge(false, None, SOON), unsaid);
+}
+
+/// P5: at full size a campaign must be as fast as is promised; a try need not.
+#[test]
+fn promises_are_kept_at_full_size() {
+    let full = Sizes::FULL;
+    let more = Sizes { seeds: 20_000, states: 2_000_000, ..full };
+    let (minutes, seconds) = (|n: u64| Duration::from_secs(60 * n), Duration::from_secs);
+    let crash = |n: u64| format!("crash states: {n} distinct, 0 failures");
+    let simulated = |seeds: u64, ticks: u64, speed: &str| {
+        format!(
+            "simulated: {seeds} seeds, {ticks} ticks, 5 operations, {speed}x real time, 0 violations"
+        )
+    };
+    let histories = |n: u64| format!("histories: {n} operations, 9 faults, 0 violations");
+    let for_minutes = |minutes| Sizes { minutes, ..full };
+    let mutants = || "mutants: 65 of 65 killed".to_owned();
+    let is_slow = "499 times real time, 500 are the least";
+    let table = [
+        ("mutants", full, mutants(), minutes(8), ""),
+        ("mutants", full, mutants(), seconds(552), "took 9m 12s, 8m are allowed"),
+        ("mutants", Sizes::SMALL, mutants(), minutes(9), "took 9m, 8m are allowed"),
+        ("crash", full, crash(1_000_000), minutes(30), ""),
+        ("crash", full, crash(1_000_000), seconds(1801), "took 30m 1s, 30m are allowed"),
+        ("crash", Sizes::SMALL, crash(5_000), minutes(31), ""),
+        ("crash", more, crash(2_000_000), minutes(31), ""),
+        ("simulate", full, simulated(10_000, 100_000_000, "500"), SOON, ""),
+        ("simulate", full, simulated(10_000, 100_000_000, "499.9"), SOON, is_slow),
+        ("simulate", more, simulated(20_000, 200_000_000, "499"), SOON, ""),
+        ("simulate", Sizes::SMALL, simulated(20, 40_000, "3"), SOON, ""),
+        ("speed", full, simulated(1_000, 10_000_000, "500"), SOON, ""),
+        ("speed", full, simulated(1_000, 10_000_000, "499"), SOON, is_slow),
+        ("speed", more, simulated(1_000, 10_000_000, "499"), SOON, is_slow),
+        ("speed", Sizes::SMALL, simulated(20, 40_000, "3"), SOON, ""),
+        ("histories", full, histories(1_000_000), SOON, ""),
+        ("histories", full, histories(999_999), SOON, "999999 operations, 1000000 are the least"),
+        ("histories", for_minutes(30), histories(500_000), SOON, ""),
+        ("histories", for_minutes(30), histories(499_999), SOON, "500000 are the least"),
+        ("histories", for_minutes(10), histories(166_665), SOON, "166666 are the least"),
+        ("histories", for_minutes(9), histories(1), SOON, ""),
+    ];
+    for (name, sizes, line, took, expected) in table {
+        let verdict = Campaign::new(name, sizes).unwrap().judge(true, Some(&line), took);
+        match verdict {
+            Ok(()) => assert_eq!(expected, "", "{line}, {took:?}"),
+            Err(why) => assert!(!expected.is_empty() && why.contains(expected), "{line}: {why}"),
+        }
+    }
+    for campaign in NAMES.map(campaign) {
+        let allowed = campaign.allowed.unwrap_or_default();
+        assert!(allowed < campaign.limit, "{campaign} is killed before it is late");
+    }
 }
 
 fn shell(script: &str, limit: Duration) -> (Ended, Vec<String>, String) {
@@ -139,7 +199,7 @@ fn a_child_is_listened_to() {
 fn a_child_that_fails_has_failed() {
     let (ended, ..) = shell("echo 'mutants: 65 of 65 killed'; exit 1", LONG);
     assert!(!ended.is_well);
-    let verdict = campaign("mutants").judge(ended.is_well, ended.closing_line.as_deref());
+    let verdict = campaign("mutants").judge(ended.is_well, ended.closing_line.as_deref(), SOON);
     assert_eq!(verdict, Err("it ended with an error".to_owned()));
     let (ended, ..) = shell("true", LONG);
     assert!(ended.is_well && ended.closing_line.is_none());
@@ -204,7 +264,7 @@ fn a_page_is_rendered() {
 Written by `make prove`. What each campaign does, and what none of them can
 show, is in [testing.md](testing.md).
 
-5 of 6 campaigns passed at commit abc1234.
+6 of 7 campaigns passed at commit abc1234.
 
 | campaign | command | closing line | first seed | took, with its build | verdict | commit | when (UTC), machine |
 |---|---|---|---|---|---|---|---|
@@ -212,6 +272,7 @@ show, is in [testing.md](testing.md).
 | mutants | `make mutants` | `mutants: fine` | 5 | 1h 2m | passed | abc1234 | 2026-01-02 03:04, 1 |
 | fuzz | `make fuzz` | – | – | 1h 2m | **failed: it said / nothing** | abc1234 | 2026-01-02 03:04, 1 |
 | crash | `make crash` | `crash: fine` | 5 | 1h 2m | passed | abc1234 | 2026-01-02 03:04, 1 |
+| speed | `make speed` | `speed: fine` | 5 | 1h 2m | passed | abc1234 | 2026-01-02 03:04, 1 |
 | simulate | `make simulate` | `simulate: fine` | 5 | 1h 2m | passed | abc1234 | 2026-01-02 03:04, 1 |
 | histories | `make histories` | `histories: fine` | 5 | 1h 2m | passed | abc1234 | 2026-01-02 03:04, 1 |
 
@@ -229,7 +290,7 @@ fn rows_are_merged() {
     report.add(row("simulate", "aaa", "2 cores, rustc 1. 2"));
     report.add(row("crash", "aaa", "2 cores, rustc 1. 2"));
     assert!(
-        report.to_string().contains("2 of 6 campaigns passed at commit aaa. Not run: checker,")
+        report.to_string().contains("2 of 7 campaigns passed at commit aaa. Not run: checker,")
     );
 
     let mut later = Report::read(&report.to_string()).unwrap();
@@ -238,7 +299,7 @@ fn rows_are_merged() {
     again.failure = Some("7 failures instead of 0".to_owned());
     later.add(again.clone());
     let page = later.to_string();
-    assert!(page.contains("1 of 6 campaigns passed, at different commits"), "{page}");
+    assert!(page.contains("1 of 7 campaigns passed, at different commits"), "{page}");
     assert!(page.contains("A dirty tree held changes"), "{page}");
     assert!(page.contains("1. 1 core\n2. 2 cores, rustc 1. 2\n"), "{page}");
     assert_eq!(Report::read(&page).unwrap(), later);
