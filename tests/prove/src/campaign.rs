@@ -51,6 +51,8 @@ pub struct Campaign {
     pub variables: Vec<(&'static str, u64)>,
     /// The form of its closing line.
     pub closing: Template,
+    /// About what it takes, building included, to tell how far it is.
+    pub expected: Duration,
     /// After which it is ended and has failed, building included: several times what it takes.
     pub limit: Duration,
     /// What it may take to have passed, building included, where something is promised.
@@ -151,8 +153,8 @@ impl Campaign {
         let name = NAMES.into_iter().find(|known| *known == name)?;
         let target = if name == "speed" { "simulate" } else { name };
         let (closing, limit) = (Template(closing), Duration::from_secs(BUILD + seconds));
-        let allowed = allowed(name, &sizes);
-        Some(Campaign { name, target, variables, closing, limit, allowed, judge, sizes })
+        let (expected, allowed) = (expected(name, &sizes), allowed(name, &sizes));
+        Some(Campaign { name, target, variables, closing, expected, limit, allowed, judge, sizes })
     }
 
     /// What runs it, in the project's directory.
@@ -191,6 +193,21 @@ impl Campaign {
             None => Ok(()),
         }
     }
+}
+
+/// On two cores, with a short build.
+fn expected(name: &str, sizes: &Sizes) -> Duration {
+    let simulated = |seeds: u64| seeds * sizes.ticks / 100 / MIN_SPEED / 2;
+    let seconds = match name {
+        "checker" => sizes.histories / 10_000,
+        "fuzz" => sizes.seconds,
+        "crash" => sizes.states / 10_000,
+        "speed" => simulated(speed_seeds(sizes)),
+        "simulate" => simulated(sizes.seeds),
+        "histories" => 60 * sizes.minutes,
+        _ => 3 * 60,
+    };
+    Duration::from_secs(60 + seconds)
 }
 
 /// What is promised of the time that a campaign of these sizes takes. Mutants know no size.

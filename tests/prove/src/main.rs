@@ -47,6 +47,11 @@ struct Args {
     page: Option<PathBuf>,
 }
 
+/// Of the bar.
+const WIDTH: f64 = 12.0;
+/// Of all that is drawn: what goes on in the next line is not drawn over.
+const COLUMNS: usize = 79;
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Size {
     Full,
@@ -108,7 +113,7 @@ fn prove(args: &Args) -> io::Result<bool> {
     for (place, campaign) in campaigns.iter().enumerate() {
         // Asked each time: hours are long enough for another commit.
         let commit = facts::commit(&root, facts::PAGE)?;
-        let progress = Progress::new(place, campaigns.len(), campaign.name);
+        let progress = Progress::new(place, campaigns.len(), campaign);
         let row = run(campaign, &root, commit, &machine, progress)?;
         all_passed &= row.failure.is_none();
         if place > 0 || !args.only.is_empty() {
@@ -183,12 +188,15 @@ struct Progress {
     place: usize,
     n: usize,
     name: &'static str,
+    expected: Duration,
     last: String,
 }
 
 impl Progress {
-    fn new(place: usize, n: usize, name: &'static str) -> Progress {
-        Progress { is_terminal: io::stderr().is_terminal(), place, n, name, last: String::new() }
+    fn new(place: usize, n: usize, campaign: &Campaign) -> Progress {
+        let Campaign { name, expected, .. } = *campaign;
+        let is_terminal = io::stderr().is_terminal();
+        Progress { is_terminal, place, n, name, expected, last: String::new() }
     }
 
     fn tell(&mut self, line: Option<&str>, elapsed: Duration) {
@@ -199,12 +207,22 @@ impl Progress {
             return;
         }
         if let Some(line) = line {
-            self.last = line.chars().take(80).collect();
+            self.last = line.to_owned();
         }
-        let bar = format!("{:<12}", "#".repeat(12 * self.place / self.n));
-        let (place, n, name) = (self.place + 1, self.n, self.name);
-        let elapsed = facts::duration(elapsed);
-        draw(&format!("\r\x1b[K[{bar}] {place}/{n} {name} {elapsed}  {}", self.last));
+        draw(&format!("\r\x1b[K{}", self.bar(elapsed)));
+    }
+
+    /// How far this campaign is by the time that it should take, and what it said last.
+    fn bar(&self, elapsed: Duration) -> String {
+        let share = elapsed.as_secs_f64() / self.expected.as_secs_f64().max(1.0);
+        let bar = "#".repeat((share * WIDTH).min(WIDTH) as usize);
+        let width = WIDTH as usize;
+        let Progress { place, n, name, last, .. } = self;
+        let (elapsed, expected) = (facts::duration(elapsed), facts::duration(self.expected));
+        let place = place + 1;
+        let line =
+            format!("[{bar:.<width$}] {place}/{n} {name} {elapsed} of about {expected}  {last}");
+        line.chars().take(COLUMNS).collect()
     }
 
     fn end(&self) {
@@ -227,6 +245,20 @@ fn draw(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The bar moves with the time, and no further than its end.
+    #[test]
+    fn a_bar_shows_how_far_a_campaign_is() {
+        let campaign = Campaign::new("histories", Sizes { minutes: 1, ..Sizes::FULL }).unwrap();
+        let mut progress = Progress::new(6, 7, &campaign);
+        progress.last = "5 faults".to_owned();
+        let bar = |seconds| progress.bar(Duration::from_secs(seconds));
+        assert_eq!(bar(0), "[............] 7/7 histories 0s of about 2m  5 faults");
+        assert_eq!(bar(61), "[######......] 7/7 histories 1m 1s of about 2m  5 faults");
+        assert_eq!(bar(600), "[############] 7/7 histories 10m of about 2m  5 faults");
+        progress.last = "–".repeat(100);
+        assert_eq!(progress.bar(Duration::ZERO).chars().count(), 79);
+    }
 
     /// P4: small campaigns are not written where full ones are.
     #[test]

@@ -5,16 +5,17 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use tests::linearizability::{agreement, generate};
+use tests::progress::Progress;
 use tests::rng::{Rng, fresh_seed};
 
 /// All valid or all invalid, they would agree on anything: so many of a hundred must be invalid.
 const INVALID_PERCENT: std::ops::RangeInclusive<usize> = 20..=80;
 /// How many disagreements are shown.
 const MAX_SHOWN: usize = 5;
-const REPORT_EVERY: usize = 250_000;
 
 /// Ask three linearizability checkers about the same small histories.
 #[derive(Debug, Parser)]
@@ -45,15 +46,14 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let first_seed = options.first_seed.unwrap_or_else(fresh_seed);
     let n_histories = options.histories as usize;
     writeln!(io::stderr(), "checker: FIRST_SEED={first_seed}")?;
-    let n_judged = AtomicUsize::new(0);
+    let (n_judged, progress) = (AtomicUsize::new(0), Mutex::new(Progress::count("checker: ")));
     let each = || {
         let n = n_judged.fetch_add(1, Ordering::Relaxed) + 1;
-        if n.is_multiple_of(REPORT_EVERY) {
-            // Progress is for whoever looks; the campaign goes on without.
-            writeln!(io::stderr(), "checker: {n} of {n_histories} histories").ok();
-        }
+        let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.tell_of(n, n_histories, &format!("{n} of {n_histories} histories"));
     };
     let agreement = agreement::compare(first_seed, n_histories, &each);
+    drop(progress);
     for disagreement in agreement.disagreements.iter().take(MAX_SHOWN) {
         let seed = disagreement.seed;
         writeln!(io::stderr(), "{disagreement}again: make checker SEED={seed}")?;
