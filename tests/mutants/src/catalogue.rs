@@ -119,7 +119,6 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         ],
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
-        SendTwice => vec![MORE_CLUSTERS],
         NoWayBack => vec![
             CLUSTERS,
             script("node::scripts::snapshots::the_log_reaches_back_to_the_snapshot_before"),
