@@ -237,6 +237,108 @@ fn one_change_at_a_time() {
     done(stuck.try_wait().unwrap());
 }
 
+/// The leader has made the change, and its answer is lost on the way: whoever asked hears that nobody
+/// knows. No test noticed when it was asked again, and refused what it had done itself.
+#[test]
+fn a_lost_answer_to_a_change_is_unknown() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 6);
+    let leader = cluster.elect();
+    cluster.ticks(10);
+    let asker = cluster.follower();
+    let removed = (1..=3).find(|id| ![leader, asker].contains(id)).unwrap();
+    let change = Change::Remove { id: removed };
+    let mut pending = cluster.change(asker, change, ChangeOptions::default());
+    cluster.turn(asker, false).unwrap();
+    let mut n_lost = 0;
+    while let Some((from, to, wire)) = cluster.network.pop_front() {
+        if let Wire::Answered(tag, _) = wire {
+            let lost = Wire::Answered(tag, CallResult::Lost("broken off".into()));
+            cluster.deliver(from, to, lost).unwrap();
+            n_lost += 1;
+        } else {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+    }
+    assert_eq!(n_lost, 1);
+    assert!(cluster.member(leader).core.book().removed.contains(&removed));
+    let answer = pending.try_wait();
+    assert!(matches!(answer, Some(Changed::Unknown(_))), "{answer:?}");
+}
+
+/// A tick in which everything arrives but the appends to voters: those are lost.
+fn tick_but_for_appends(cluster: &mut Cluster, voters: &[u64]) {
+    cluster.now += Duration::from_millis(10);
+    for id in cluster.members.keys().copied().collect::<Vec<_>>() {
+        cluster.turn(id, true).unwrap();
+    }
+    while let Some((from, to, wire)) = cluster.network.pop_front() {
+        let is_append = matches!(&wire, Wire::Frame(Frame::Raft(message))
+            if message.get_msg_type() == MessageType::MsgAppend);
+        if !is_append || !voters.contains(&to) {
+            cluster.deliver(from, to, wire).unwrap();
+        }
+    }
+}
+
+/// A cluster whose new leader has committed nothing of its term, and its log's last index.
+fn uncommitted_leader(mut cluster: Cluster) -> (Cluster, u64, u64) {
+    let old = cluster.leader().unwrap();
+    cluster.ticks(20);
+    cluster.cut.insert(old);
+    while cluster.leader().is_none() {
+        tick_but_for_appends(&mut cluster, &[1, 2, 3]);
+    }
+    let new = cluster.leader().unwrap();
+    let status = cluster.member(new).shared.status();
+    assert!(status.commit_index < status.last_index, "{status:?}");
+    assert_eq!(status.applied_index, status.commit_index, "raft itself has nothing against it");
+    (cluster, new, status.last_index)
+}
+
+/// A new leader does not know yet whether its predecessor's change counts: it appends none of its own
+/// before an entry of its term is committed, or two majorities would have nobody in common. No test
+/// noticed when it did not wait.
+#[test]
+fn a_new_leader_makes_no_change_before_its_first_commit() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 6);
+    cluster.elect();
+    let (mut cluster, new, last) = uncommitted_leader(cluster);
+    let mut pending = cluster.change(new, add(4), ChangeOptions::default());
+    for _ in 0..50 {
+        tick_but_for_appends(&mut cluster, &[1, 2, 3]);
+        assert_eq!(
+            cluster.member(new).shared.status().last_index,
+            last,
+            "the change is in its log"
+        );
+    }
+    assert!(cluster.member(new).core.leads() && pending.try_wait().is_none());
+    cluster.ticks(50);
+    assert!(done(pending.try_wait().unwrap()).members.contains_key(&4));
+}
+
+/// Nor does it promote a learner before that, however far the learner has come.
+#[test]
+fn a_new_leader_promotes_nobody_before_its_first_commit() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 6);
+    let old = cluster.elect();
+    done(cluster.changed(old, add(4)));
+    let (mut cluster, new, last) = uncommitted_leader(cluster);
+    cluster.join(4);
+    for _ in 0..100 {
+        tick_but_for_appends(&mut cluster, &[1, 2, 3]);
+        assert_eq!(
+            cluster.member(new).shared.status().last_index,
+            last,
+            "the change is in its log"
+        );
+    }
+    assert_eq!(cluster.member(4).shared.status().last_index, last, "it has caught up");
+    assert!(cluster.member(new).core.leads());
+    cluster.ticks(50);
+    assert_eq!(role(&mut cluster, 4, new), MemberRole::Voter);
+}
+
 /// A change that an old leader could not replicate is made by the next one, once.
 #[test]
 fn a_superseded_change_is_tried_again() {
@@ -311,6 +413,15 @@ fn a_url_that_somebody_else_answers_is_refused() {
     }
     cluster.answering.insert(url(4), member(ours, 4));
     done(cluster.changed(leader, add(4)));
+    // A member that was met before is known by its data directory as well.
+    let known = cluster.follower();
+    let moved = Change::Update { id: known, wants: None, url: Some("http://moved:1".into()) };
+    cluster.answering.insert("http://moved:1".into(), member(ours, known));
+    assert_eq!(refused(cluster.changed(leader, moved.clone())), ChangeRefusalKind::Conflict);
+    let incarnation = cluster.member(known).incarnation;
+    let found = ProbeResult::Member { cluster: ours, id: known, incarnation };
+    cluster.answering.insert("http://moved:1".into(), found);
+    done(cluster.changed(leader, moved));
 }
 
 /// A dry run says what would be, and nothing is.

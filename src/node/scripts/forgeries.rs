@@ -176,3 +176,24 @@ fn survive(cluster: &mut Cluster, id: u64, event: impl FnOnce(&mut Cluster) -> R
         Err(error) => panic!("ended by {error:?}"),
     }
 }
+
+/// A command is forwarded in the name of whoever sends it: another's would be answered to somebody who
+/// never proposed it.
+#[test]
+fn a_forward_in_anothers_name_is_dropped() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 1);
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    let origin = cluster.follower();
+    let forger = (1..=3).find(|id| ![leader, origin].contains(id)).unwrap();
+    let pending = cluster.propose(origin, "x");
+    cluster.turn(origin, false).unwrap();
+    let Some((_, _, Wire::Frame(forward))) = cluster.network.pop_front() else { panic!("a frame") };
+    assert!(matches!(forward, Frame::Forward { .. }));
+    cluster.deliver(forger, leader, Wire::Frame(forward.clone())).unwrap();
+    cluster.settle();
+    assert!(cluster.member(leader).log.is_empty(), "it was taken from another");
+    cluster.deliver(origin, leader, Wire::Frame(forward)).unwrap();
+    cluster.settle();
+    applied(pending);
+}

@@ -156,3 +156,66 @@ fn a_confirmed_read_waits_for_its_own_state_machine() {
     cluster.settle();
     assert!(answered(&mut read).is_some_and(|index| index >= written));
 }
+
+/// A read from a later index on, which whoever asks knows of from elsewhere.
+fn read_from(
+    cluster: &mut Cluster,
+    id: u64,
+    consistency: Consistency,
+    min_index: u64,
+) -> Pending<Read> {
+    let (handle, requests) = cluster.request();
+    let pending = handle.read(consistency, min_index, cluster.deadline()).unwrap();
+    let Ok(Request::Read(request)) = requests.recv() else { panic!("a read") };
+    cluster.member(id).core.read(request);
+    pending
+}
+
+/// Whoever names an index sees no state before it, though the read itself is confirmed at an earlier
+/// one. No test noticed when it was forgotten.
+#[test]
+fn a_read_waits_for_the_index_that_it_names() {
+    let mut cluster = cluster();
+    let leader = cluster.elect();
+    let slow = cluster.follower();
+    write(&mut cluster, leader, "first");
+    cluster.tick();
+    cluster.member(slow).consumes = false;
+    let next = write(&mut cluster, leader, "second");
+    cluster.tick();
+
+    let mut stale = read_from(&mut cluster, slow, Consistency::Stale, next);
+    cluster.settle();
+    assert_eq!(answered(&mut stale), None, "a stale read of less than it named");
+    cluster.member(slow).consumes = true;
+    cluster.settle();
+    assert!(answered(&mut stale).is_some_and(|index| index >= next));
+
+    let mut linearizable = read_from(&mut cluster, slow, Consistency::Linearizable, next + 1);
+    cluster.tick();
+    assert_eq!(answered(&mut linearizable), None, "what it named is not written yet");
+    assert_eq!(write(&mut cluster, leader, "third"), next + 1);
+    cluster.tick();
+    assert!(answered(&mut linearizable).is_some_and(|index| index > next));
+}
+
+/// A leader's own word is about what it has committed, and its consumer may be behind that. No test
+/// noticed when a read on its word did not wait.
+#[test]
+fn a_read_on_the_leaders_word_waits_for_its_state_machine() {
+    let mut cluster = cluster();
+    let leader = cluster.elect();
+    write(&mut cluster, leader, "first");
+    cluster.member(leader).consumes = false;
+    drop(cluster.propose(leader, "second"));
+    cluster.settle();
+    let committed = cluster.member(leader).shared.status().commit_index;
+    assert!(committed > cluster.member(leader).last_index);
+
+    let mut read = cluster.read(leader, Consistency::Leader);
+    cluster.settle();
+    assert_eq!(answered(&mut read), None, "a read of what was not applied");
+    cluster.member(leader).consumes = true;
+    cluster.settle();
+    assert!(answered(&mut read).is_some_and(|index| index >= committed));
+}
