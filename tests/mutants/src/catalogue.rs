@@ -26,6 +26,11 @@ const fn simulate(seeds: u64) -> Campaign {
     Campaign::Simulate { first_seed: 1, seeds, ticks: 3_000 }
 }
 
+/// A seed in which the one thing happens that tells.
+const fn one_cluster(seed: u64) -> Campaign {
+    Campaign::Simulate { first_seed: seed, seeds: 1, ticks: 3_000 }
+}
+
 const fn raftnode(test: &'static str) -> Campaign {
     Unit("raftnode", test)
 }
@@ -133,7 +138,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         UnboundedBacklog => {
             vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
         }
-        LeakRoom => vec![CLUSTERS],
+        LeakRoom => vec![one_cluster(151)],
         ForgetBacklog => vec![CLUSTERS],
         StandWithConsumer => vec![CLUSTERS],
         StandWithDisk => vec![CLUSTERS],
@@ -155,7 +160,10 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
 
         LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
-        LostMinIndex => vec![CLUSTERS],
+        LostMinIndex => vec![
+            CLUSTERS,
+            script("node::scripts::reads::a_read_waits_for_the_index_that_it_names"),
+        ],
         LateReads => vec![CLUSTERS],
         LeaseReads => vec![
             MORE_CLUSTERS,
@@ -178,9 +186,12 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         NoStepDown => {
             vec![script("node::scripts::changes::a_leader_that_applies_its_own_removal_steps_down")]
         }
-        EarlyChange => vec![CLUSTERS],
-        RepeatChange => vec![CLUSTERS],
-        ForgetGate => vec![CLUSTERS],
+        EarlyChange => vec![
+            script("node::scripts::changes::a_new_leader_makes_no_change_before_its_first_commit"),
+            script("node::scripts::changes::a_new_leader_promotes_nobody_before_its_first_commit"),
+        ],
+        RepeatChange => vec![script("node::scripts::changes::a_lost_answer_to_a_change_is_unknown")],
+        ForgetGate => vec![one_cluster(106)],
         TwoChanges => vec![script("node::scripts::changes::one_change_at_a_time")],
         BlindPromotion => {
             vec![script("node::scripts::changes::a_learner_without_the_log_stays_one")]
