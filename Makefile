@@ -7,8 +7,8 @@
 # handover · deadlines · overload · slow · slow-sync · vet: figures, each with its limit ·
 # peers: noise on the peer port
 #
-# A campaign says on stderr where its seeds begin: FIRST_SEED=<n> repeats it, SEED=<n> (of crash,
-# REPLAY) one of its cases. histories has one seed for all that it chooses, SEED.
+# A campaign says on stderr where its seeds begin: FIRST_SEED=<n> repeats it, SEED=<n> (of crash
+# REPLAY, of fuzz FUZZ_SEED) one of its cases. histories has one seed for all that it chooses, SEED.
 #
 # PROFILE=dev builds faster and runs slower; it holds for run, cluster and bench.
 
@@ -94,10 +94,10 @@ bench-compare-test:
 SECONDS ?= 60
 ROUNDS ?= 1
 
-# Every fuzz target, in SECONDS altogether. What one finds is repeated by the FUZZ_SEED that it
-# prints: FUZZ_SEED=<name>:<seed> cargo test -p <its crate> fuzz_<name> -- --nocapture
+# Every fuzz target, in SECONDS altogether, each from FIRST_SEED on. What one finds is repeated by the
+# FUZZ_SEED that it prints: FUZZ_SEED=<name>:<seed> cargo test -p <its crate> fuzz_<name> -- --nocapture
 fuzz:
-	@SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
+	@SECONDS_IN_ALL=$(SECONDS) FIRST_SEED=$(FIRST_SEED) tests/fuzz/run
 
 # How soon three members with a long log serve again after kill -9, and their peak memory.
 ENTRIES ?= 1000000

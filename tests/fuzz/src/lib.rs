@@ -11,6 +11,8 @@
 //!
 //! - `FUZZ_SECONDS=<n>`: how long each target runs, from a seed of its own each time. Without it a
 //!   target runs half a second or 2,000 cases, whichever ends first, from the same seed always.
+//! - `FUZZ_FIRST_SEED=<n>`: where each target begins when it runs so long. How far it gets is the
+//!   machine's.
 //! - `FUZZ_SEED=<name>:<seed>`: the one case to run again; `FUZZ_SEED=<name>:<seed>:<n>` with its
 //!   first `n` damages alone. All other targets do nothing.
 //!
@@ -127,7 +129,10 @@ impl Runner {
         };
         let time = seconds.parse().ok().and_then(|n| Duration::try_from_secs_f64(n).ok());
         let time = time.unwrap_or_else(|| panic!("FUZZ_SECONDS={seconds} is not a number"));
-        Runner { name, first: fresh_seed(), cases: u64::MAX, time, damages }
+        let first = variable("FUZZ_FIRST_SEED").map_or_else(fresh_seed, |seed| {
+            seed.parse().unwrap_or_else(|_| panic!("FUZZ_FIRST_SEED={seed} is not a number"))
+        });
+        Runner { name, first, cases: u64::MAX, time, damages }
     }
 
     /// Runs `case` once for each seed until the cases or the time are used up, or one panics.

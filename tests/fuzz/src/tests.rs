@@ -78,14 +78,25 @@ fn the_budget_is_respected() {
 }
 
 #[test]
+fn a_long_run_begins_where_it_is_told_to() {
+    let mut drawn = Vec::new();
+    let told = runner(&[("FUZZ_SECONDS", "0.01"), ("FUZZ_FIRST_SEED", "77")]);
+    let report = told.run(|rng| drawn.push(rng.draw())).expect("no bug");
+    assert_eq!((report.first, drawn[0]), (77, Rng::new(77).draw()));
+    let fresh = || runner(&[("FUZZ_SECONDS", "0")]).run(|_| {}).expect("no bug").first;
+    assert_ne!(fresh(), fresh());
+}
+
+#[test]
 fn variables_that_make_no_sense_are_refused() {
     for (name, value) in [
         ("FUZZ_SEED", "sum"),
         ("FUZZ_SEED", "sum:x"),
         ("FUZZ_SECONDS", "soon"),
         ("FUZZ_SECONDS", "-1"),
+        ("FUZZ_FIRST_SEED", "x"),
     ] {
-        let refused = std::panic::catch_unwind(|| runner(&[(name, value)]));
+        let refused = std::panic::catch_unwind(|| runner(&[(name, value), ("FUZZ_SECONDS", "1")]));
         assert!(refused.is_err(), "{name}={value}");
     }
 }

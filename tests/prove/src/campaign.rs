@@ -241,7 +241,7 @@ fn simulated(size: (u64, u64), full: (u64, u64), numbers: &[u64]) -> Result<(), 
 
 /// What our own make was told, it tells its children by these: each campaign is told what it needs
 /// instead. One replayed seed, or one defect, is no campaign. FIRST_SEED is theirs, if it is given.
-const NOT_THEIRS: [&str; 21] = [
+const NOT_THEIRS: [&str; 22] = [
     "MAKEFLAGS",
     "MFLAGS",
     "MAKEOVERRIDES",
@@ -261,6 +261,7 @@ const NOT_THEIRS: [&str; 21] = [
     "HISTORIES_SEED",
     "FUZZ_SEED",
     "FUZZ_SECONDS",
+    "FUZZ_FIRST_SEED",
     "RAFTEXAMPLE_DEFECT",
     "RAFTEXAMPLE_FAULTS",
 ];

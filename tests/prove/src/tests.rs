@@ -224,6 +224,7 @@ fn a_late_child_is_ended_with_its_own() {
 fn seeds_are_found() {
     let table = [
         ("checker: FIRST_SEED=12", Some(12)),
+        ("fuzz: FIRST_SEED=13", Some(13)),
         ("LINEARIZABILITY_SEED=7 again", Some(7)),
         ("again: make crash SEED=x", None),
         ("no seed", None),
