@@ -390,6 +390,7 @@ impl Cluster {
                 }
             }
         }
+        member.core.check_outgoing();
         member.core.show(&member.shared);
         for (from, to, tag, changed) in self.answers.lock().unwrap().drain(..) {
             let bytes = CallResult::Answer(changed.encode().into());
