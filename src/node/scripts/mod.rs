@@ -28,7 +28,8 @@ use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
 use super::core::{Ask, Core, PATIENCE, Parts, Sending, sync_written, write_captured};
-use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
+use super::first_restore;
+use crate::channel::{self, AppliedCell, Captured, Limits, Request};
 use crate::config::SnapshotPolicy;
 use crate::directory::Directory;
 use crate::key::Attempt;
@@ -145,12 +146,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     let found =
         directory.open(&config, &mut |_| Ok(cluster), &AtomicBool::new(false), &logger())?;
     let applied = Arc::new(AppliedCell::default());
-    let restore = Restore {
-        index: found.header.index,
-        term: found.header.term,
-        commit_index: found.storage.hard_state().commit,
-        state: found.snapshot,
-    };
+    let restore = first_restore(&found.header, &found.storage, found.snapshot);
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
     let (syncs, unsynced) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared::new(Status::default()));
