@@ -66,6 +66,13 @@ impl FakeNode {
     /// down, or when the last handle or the receiver of commits is dropped.
     #[must_use]
     pub fn start(config: &Config) -> (Self, Channels) {
+        Self::start_replaying(config, 1)
+    }
+
+    /// As [`start`](Self::start), of a log that was committed up to this index: its entries are what
+    /// is proposed first.
+    #[must_use]
+    pub fn start_replaying(config: &Config, commit_index: u64) -> (Self, Channels) {
         let limits = Limits {
             max_pending: config.max_pending,
             max_pending_bytes: config.max_pending_bytes,
@@ -103,7 +110,7 @@ impl FakeNode {
             last_term: 1,
             held: Vec::new(),
         };
-        thread::spawn(move || script.run());
+        thread::spawn(move || script.run(commit_index));
         let channels = Channels {
             handle: Handle::new(request_tx, shared, limits),
             commits: commit_rx,
@@ -195,9 +202,9 @@ struct Script {
 }
 
 impl Script {
-    fn run(mut self) {
+    fn run(mut self, commit_index: u64) {
         let founded =
-            Restore { index: 1, term: 1, commit_index: 1, state: Box::new(std::io::empty()) };
+            Restore { index: 1, term: 1, commit_index, state: Box::new(std::io::empty()) };
         let mut open = self.commits.send(Commit::Restore(founded)).is_ok();
         while open && !self.fake.shared.shutdown_requested() {
             if !self.fake.stalled.load(Ordering::SeqCst) {

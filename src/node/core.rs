@@ -285,12 +285,7 @@ impl Core {
     pub(crate) fn cursors(&self) -> crate::sim::Cursors {
         let (raft, store) = (&self.raw.raft, self.raw.store());
         let (durable, durable_last) = self.durable();
-        let waits = self.outgoing.iter().map(|commit| match commit {
-            Commit::Entries(entries) => entries.bytes,
-            Commit::Restore(_) | Commit::Snapshot(_) => 0,
-        });
-        let waits: u64 = waits.sum();
-        assert_eq!(self.outgoing_bytes, waits, "N3: the room for commits is miscounted");
+        self.check_outgoing();
         crate::sim::Cursors {
             term: raft.term,
             vote: raft.vote,

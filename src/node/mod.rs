@@ -66,8 +66,9 @@ use crate::membership::{
     Asked, Call, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Wish,
 };
 use crate::metrics::Metrics;
-use crate::snapshot::Outgoing;
+use crate::snapshot::{Header, Outgoing};
 use crate::status::{Shared, Status};
+use crate::storage::Storage;
 use crate::transport::{Carrier, Frame, Gate, Inbound, Transport};
 use crate::{Applied, Commit, Config, Error, Handle};
 
@@ -428,6 +429,23 @@ impl Loop<Transport, Workers> {
     }
 }
 
+/// A tick waits for a save that is under way (V3). For a heartbeat's time the loop goes on meanwhile;
+/// then it stands, and says nothing more: a leader whose disk hangs must fall silent.
+fn may_wait(now: Instant, next_tick: Instant, config: &Config) -> bool {
+    now < next_tick + config.heartbeat_interval || has(Defect::StandWithDisk)
+}
+
+/// What a state machine is given first: the snapshot, and how far the log was committed beyond it.
+fn first_restore(
+    header: &Header,
+    storage: &Storage,
+    state: Box<dyn std::io::Read + Send>,
+) -> Restore {
+    let commit_index =
+        if has(Defect::ShowUnreplayed) { header.index } else { storage.hard_state().commit };
+    Restore { index: header.index, term: header.term, commit_index, state }
+}
+
 impl<C: Carrier, W: Chores> Loop<C, W> {
     /// Everything of a member but its threads and sockets, of what its directory gave.
     ///
@@ -454,15 +472,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         let cell = Arc::new(AppliedCell::default());
         let handle = Handle::new(requests_tx, Arc::clone(&shared), limits).with_reads(reads_tx);
         let applied = Applied { cell: Arc::clone(&cell), wake: wake_tx.clone() };
-        let restore = Restore {
-            index: header.index,
-            term: header.term,
-            commit_index: match has(Defect::ShowUnreplayed) {
-                true => header.index,
-                false => storage.hard_state().commit,
-            },
-            state: snapshot,
-        };
+        let restore = first_restore(&header, &storage, snapshot);
         let parts = Parts {
             fs: Arc::clone(&fs),
             kept,
@@ -630,10 +640,7 @@ impl<C: Carrier, W: Chores> Loop<C, W> {
         }
         let stands = has(Defect::StandWithConsumer) && core.has_commits();
         let is_due = now >= self.next_tick && !stands;
-        // A tick waits for a save that is under way (V3). For a heartbeat's time the loop goes on
-        // meanwhile; then it stands, and says nothing more: a leader whose disk hangs must fall silent.
-        let may_wait =
-            now < self.next_tick + self.config.heartbeat_interval || has(Defect::StandWithDisk);
+        let may_wait = may_wait(now, self.next_tick, &self.config);
         self.tick_put_off = (is_due && may_wait && core.is_saving()).then(|| now + PATIENCE);
         let is_tick = is_due && self.tick_put_off.is_none();
         if is_tick {

@@ -465,6 +465,21 @@ mod tests {
         assert!(!gate.pins_for(2).contains_key(&3), "pinned by asking to join");
     }
 
+    /// Two data directories come with one id at once, and both are judged before either is known: one
+    /// of them alone is let in. No test noticed when both were.
+    #[test]
+    fn one_of_two_directories_with_one_id_is_let_in() {
+        let gate = gate(&MemFs::new(), 7);
+        gate.set_book([(2, None)].into(), BTreeSet::new());
+        let (first, second) = (head(2, 22, &[]), head(2, 23, &[]));
+        for head in [&first, &second] {
+            assert!(gate.judge(&gate.rules.borrow(), head).is_ok());
+        }
+        assert!(gate.pin(&first).is_ok());
+        assert_eq!(status(gate.pin(&second).map(|()| second)), (403, false));
+        assert_eq!(gate.pins_for(1)[&2], 22);
+    }
+
     /// A pin must outlive the process that took it, and nobody is let in when it cannot (G1).
     #[test]
     fn pins_are_durable_before_anyone_is_let_in() {

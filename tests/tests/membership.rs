@@ -348,9 +348,19 @@ fn refused(
 /// is true: unknown, until there is a quorum again.
 #[test]
 fn a_change_during_a_change_is_refused() {
-    // Long enough to ask before the leader finds out that it is alone.
-    let cluster = Cluster::start_with(3, &["--election-timeout", "3s", "--request-timeout", "4s"]);
+    // Long enough to ask before the leader finds out that it is alone. A change that is refused has
+    // waited for an election timeout, which a loaded machine stretches: requests have far longer.
+    let cluster = Cluster::start_with(3, &["--election-timeout", "3s", "--request-timeout", "8s"]);
+    // A leader looks for its quorum once in an election timeout. A new one begins to count now, an old
+    // one could find out as early as another change is refused.
+    cluster.eventually("leadership is handed over", READY_TIMEOUT, || {
+        let answer = cluster.ask(cluster.wait_leader(), "POST", "/_leader", "");
+        if answer.status == 204 { Ok(()) } else { Err(answer.text()) }
+    });
     let leader = cluster.wait_leader();
+    // It makes no change before it has committed something itself.
+    let put = cluster.ask(leader, "PUT", "/before", "all");
+    assert_eq!(put.status, 204, "{}", put.text());
     let nobody = Cluster::place(2, &[]);
     for follower in (0..3).filter(|&member| member != leader) {
         cluster.freeze(follower);

@@ -264,6 +264,22 @@ fn a_restored_state_knows_what_was_repeated() {
     assert_eq!(other.all(), owned(&[("gone", "v", 11), ("k", "v", 2)]));
 }
 
+/// K4: a restored state is not shown by itself: until the member has applied what it had committed,
+/// readers see what they saw. No test noticed when it was.
+#[test]
+fn a_restored_state_is_not_shown_by_itself() {
+    let mut stepped = Stepped::new();
+    stepped.put("new", "v");
+    let mut state = Vec::new();
+    stepped.machine.capture()(&mut state).unwrap();
+    let mut other = Stepped::new();
+    other.put("old", "v");
+    other.machine.restore(&mut &state[..], 9, 2).unwrap();
+    assert_eq!(other.all(), owned(&[("old", "v", 2)]));
+    other.machine.show(9, 2);
+    assert_eq!(other.all(), owned(&[("new", "v", 2)]));
+}
+
 /// The promise, as it is worded: within the last so many keyed commands, and no further.
 #[test]
 fn the_oldest_keys_are_forgotten() {

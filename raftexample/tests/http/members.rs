@@ -1,11 +1,13 @@
 //! Who is a member, what a member says of itself, and changes of that.
 
+use std::time::{Duration, Instant};
+
 use raftnode::membership::{
     Book, Change, ChangeOptions, ChangeRefusal, ChangeRefusalKind, Changed, Founder, MemberRole,
 };
 use raftnode::{Refusal, Role, SnapshotTaken, Transfer, Unknown};
 
-use crate::port::{Port, kind};
+use crate::port::{Options, Port, kind};
 
 /// A member's row as everyone but a leader shows it.
 fn member(id: u64, url: &str) -> serde_json::Value {
@@ -225,6 +227,26 @@ fn each_ending_of_a_change_has_its_answer() {
     }
     port.node.decide_changes(Changed::Unknown(Unknown::Deadline));
     assert_eq!(port.ask("DELETE", "/4", b"").kind(), kind(504, "unknown"));
+}
+
+/// The leader has made the change: the member that was asked answers when it shows it as well, or when
+/// the request's time is up. No test noticed when it did not wait.
+#[test]
+fn a_change_is_answered_when_it_shows_here() {
+    let request_timeout = Duration::from_millis(500);
+    let port = Port::open_with(Options { request_timeout, ..Options::default() });
+    let mut client = port.connect();
+    // Index 1 is applied here, and index 2 never is.
+    for (index, waits) in [(1, false), (2, true)] {
+        port.node.decide_changes(Changed::Done { index, term: 1, book: Book::default() });
+        let asked = Instant::now();
+        assert_eq!(client.ask("DELETE", "/4", b"").index(), Some(index));
+        assert!(
+            !waits || asked.elapsed() >= request_timeout,
+            "answered after {:?}",
+            asked.elapsed()
+        );
+    }
 }
 
 /// A dry run shows who would be left, and asks the node for no more than that.

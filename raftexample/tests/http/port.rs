@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) watch_keep_alive: Duration,
     pub(crate) body_bytes: u32,
     pub(crate) max_pending: u64,
+    /// How far the node's log was committed when it started.
+    pub(crate) commit_index: u64,
 }
 
 impl Default for Options {
@@ -48,6 +50,7 @@ impl Default for Options {
             watch_keep_alive: long,
             body_bytes: 256 << 20,
             max_pending: 1000,
+            commit_index: 1,
         }
     }
 }
@@ -63,7 +66,7 @@ impl Port {
         let mut config = Config::new(1, vec![founder.clone()], "unused".into());
         config.max_entry_bytes = raftnode::MAX_ENTRY_BYTES;
         config.max_pending = options.max_pending;
-        let (node, channels) = FakeNode::start(&config);
+        let (node, channels) = FakeNode::start_replaying(&config, options.commit_index);
         node.update_status(|status| {
             status.book = Book::founding(&[founder]);
             status.cluster_id = 0xabc;

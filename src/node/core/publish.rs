@@ -119,6 +119,18 @@ impl Core {
         self.outgoing.push_front(commit);
     }
 
+    /// Checks that what waits is counted, and nothing else: bytes of what is gone would take their
+    /// room for ever.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn check_outgoing(&self) {
+        let bytes = |commit: &Commit| match commit {
+            Commit::Entries(entries) => entries.bytes,
+            Commit::Restore(_) | Commit::Snapshot(_) => 0,
+        };
+        let waiting: u64 = self.outgoing.iter().map(bytes).sum();
+        assert_eq!(self.outgoing_bytes, waiting, "N3: the bytes that wait for the consumer");
+    }
+
     pub(crate) fn has_commits(&self) -> bool {
         !self.outgoing.is_empty()
     }

@@ -28,7 +28,8 @@ use raft::eraftpb::{Message, MessageType};
 use wal::fs::{Fault, Fs, Loss, MemFs, Op};
 
 use super::core::{Ask, Core, PATIENCE, Parts, Sending, sync_written, write_captured};
-use crate::channel::{self, AppliedCell, Captured, Limits, Request, Restore};
+use super::first_restore;
+use crate::channel::{self, AppliedCell, Captured, Limits, Request};
 use crate::config::SnapshotPolicy;
 use crate::directory::{Directory, Recovered};
 use crate::key::Attempt;
@@ -152,12 +153,7 @@ fn boot(id: u64, fs: MemFs, recipe: &Recipe, seed: u64) -> Result<Member, Error>
     let config = config(id, recipe);
     let found = recover(&fs, &config, recipe)?;
     let applied = Arc::new(AppliedCell::default());
-    let restore = Restore {
-        index: found.header.index,
-        term: found.header.term,
-        commit_index: found.storage.hard_state().commit,
-        state: found.snapshot,
-    };
+    let restore = first_restore(&found.header, &found.storage, found.snapshot);
     let (captured_tx, captured) = crossbeam_channel::bounded(1);
     let (syncs, unsynced) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared::new(Status::default()));
@@ -397,6 +393,7 @@ impl Cluster {
                 }
             }
         }
+        member.core.check_outgoing();
         member.core.show(&member.shared);
         for (from, to, tag, changed) in self.answers.lock().unwrap().drain(..) {
             let bytes = CallResult::Answer(changed.encode().into());

@@ -130,6 +130,29 @@ fn the_deadline_is_kept_to_the_tick() {
     assert!(matches!(read.try_wait(), Some(Read::Refused(_))));
 }
 
+/// What is committed and waits for the consumer alone is answered at its deadline as well, though
+/// others had an earlier one. No test noticed when it waited for as long as the consumer stood.
+#[test]
+fn a_standing_consumer_holds_no_deadline_up() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 14);
+    let leader = cluster.elect();
+    cluster.ticks(20);
+    cluster.member(leader).consumes = false;
+    let mut early = cluster.barrier(leader);
+    cluster.settle();
+    let mut early_read = cluster.read(leader, Consistency::Linearizable);
+    cluster.ticks(100);
+    let mut late = cluster.barrier(leader);
+    let mut late_read = cluster.read(leader, Consistency::Linearizable);
+    cluster.ticks(UNTIL_DEADLINE - 100);
+    assert_eq!(early.try_wait(), Some(Outcome::Unknown(Unknown::Deadline)));
+    assert_eq!(early_read.try_wait(), Some(Read::Refused(Refusal::Unavailable)));
+    assert_eq!((late.try_wait(), late_read.try_wait()), (None, None));
+    cluster.ticks(100);
+    assert_eq!(late.try_wait(), Some(Outcome::Unknown(Unknown::Deadline)));
+    assert_eq!(late_read.try_wait(), Some(Read::Refused(Refusal::Unavailable)));
+}
+
 /// Shutdown: what nobody has is refused at once; what is on its way is unknown when the node
 /// ends, since nobody will tell.
 #[test]
@@ -215,4 +238,28 @@ fn a_lag_in_bytes_shuts_the_door() {
     cluster.member(1).consumes = true;
     cluster.ticks(2);
     assert!(!lags(&mut cluster));
+}
+
+/// What the outgoing queue had no room for is read from the log again, to the last committed entry:
+/// its proposer does not wait for somebody to write something else. No test noticed when the last one
+/// was left.
+#[test]
+fn a_backlog_is_published_to_its_end() {
+    let mut cluster = Cluster::new(&[1], 17);
+    cluster.settle();
+    cluster.member(1).consumes = false;
+    let status = |cluster: &mut Cluster| cluster.member(1).shared.status();
+    let mut pending = Vec::new();
+    while status(&mut cluster).published_index == status(&mut cluster).commit_index {
+        pending.push(cluster.propose(1, vec![1; 1 << 20]));
+        cluster.settle();
+        assert!(pending.len() < 20, "there is room for everything");
+    }
+    let Status { published_index, commit_index, .. } = status(&mut cluster);
+    assert_eq!(published_index + 1, commit_index, "one entry is left");
+    cluster.member(1).consumes = true;
+    cluster.settle();
+    for pending in pending {
+        applied(pending);
+    }
 }

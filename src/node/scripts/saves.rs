@@ -214,3 +214,15 @@ fn whatever_else_needs_the_disk_waits_for_it() {
     cluster.member(leader).core.close().unwrap();
     assert!(!cluster.member(leader).core.is_saving());
 }
+
+/// V3: a tick waits for a sync that does not end for less than a heartbeat's time. Then the loop waits
+/// for it, and a leader whose disk hangs says nothing more. No test noticed when it went on for ever.
+#[test]
+fn a_tick_waits_for_a_sync_for_a_heartbeat_at_most() {
+    let config = Config::new(1, founders(), "/data".into());
+    let due = Instant::now();
+    let may_wait = |late: Duration| super::super::may_wait(due + late, due, &config);
+    assert!(may_wait(Duration::ZERO) && may_wait(config.tick()));
+    assert!(!may_wait(config.heartbeat_interval));
+    assert!(!may_wait(config.heartbeat_interval * 10));
+}

@@ -118,14 +118,17 @@ fn a_member_behind_the_log_gets_a_snapshot() {
 fn a_refused_snapshot_is_not_sent_with_every_heartbeat() {
     let (mut cluster, _, follower) = one_behind(taking(50), 22);
     let mut sent = Vec::new();
-    for tick in 0..3_000 {
+    for tick in 0..4_000 {
         for (from, to, wire) in tick_but_for_snapshots(&mut cluster) {
             sent.push(tick);
             cluster.lost(from, to, wire);
         }
     }
-    // Twice, and then after pauses of 1, 2, 4 and 8 s, each at the heartbeat after that.
-    assert!((6..=8).contains(&sent.len()), "sent at ticks {sent:?}");
+    // Twice, and then after pauses of 1, 2, 4 and 8 s, and 8 s again, each at the heartbeat after
+    // that.
+    assert!((8..=9).contains(&sent.len()), "sent at ticks {sent:?}");
+    let longest = sent.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(longest.is_some_and(|ticks| ticks <= 820), "sent at ticks {sent:?}");
     // Nor is it forgotten.
     cluster.ticks(1_000);
     assert_eq!(cluster.member(follower).log.len(), 2000);
@@ -270,6 +273,59 @@ fn what_a_snapshot_on_its_way_needs_is_kept() {
     assert!(!files.iter().any(|file| file.ends_with(&name)), "{sent:x} is still in {files:?}");
 }
 
+/// A receiver that dies when it has the file acknowledges nothing any more: after an election timeout
+/// of silence neither the file nor the log is kept for it. No test noticed when both were for ever.
+#[test]
+fn a_receiver_that_dies_holds_nothing_back() {
+    let (mut cluster, leader, follower) = one_behind(taking(50), 23);
+    let (from, to, wire) = loop {
+        if let Some(sending) = tick_but_for_snapshots(&mut cluster).pop() {
+            break sending;
+        }
+    };
+    let sent = cluster.member(leader).shared.status().snapshot_index;
+    cluster.deliver(from, to, wire).unwrap();
+    let reports = cluster.network.iter().rposition(|(.., w)| matches!(w, Wire::SnapshotReport(_)));
+    let report = reports.and_then(|at| cluster.network.remove(at)).unwrap();
+    cluster.network.clear();
+    cluster.cut.insert(follower);
+    cluster.member(leader).core.snapshot_reported(report.0, &Ok(())).unwrap();
+    cluster.write(leader, 1000);
+    let status = cluster.member(leader).shared.status();
+    assert!(status.first_index <= sent + 1, "nothing was kept for it: {status:?}");
+    cluster.ticks(120);
+    let status = cluster.member(leader).shared.status();
+    assert!(status.first_index > sent + 1, "the log is kept for ever: {status:?}");
+    let name = format!("{sent:016x}.snap");
+    let files = snapshot_files(cluster.member(leader));
+    assert!(!files.iter().any(|file| file.ends_with(&name)), "{sent:x} is still in {files:?}");
+}
+
+/// A leader that hands over and leads again knows of the file that it is still sending: it sends no
+/// second one beside it. No test noticed when it did.
+#[test]
+fn a_leader_that_leads_again_sends_no_second_snapshot() {
+    let (mut cluster, leader, follower) = one_behind(taking(50), 24);
+    let other = (1..=3).find(|id| ![leader, follower].contains(id)).unwrap();
+    let mut moving = Vec::new();
+    while moving.is_empty() {
+        moving.extend(tick_but_for_snapshots(&mut cluster));
+    }
+    for (from, to) in [(leader, other), (other, leader)] {
+        drop(cluster.transfer(from, Some(to)));
+        for _ in 0..50 {
+            moving.extend(tick_but_for_snapshots(&mut cluster));
+        }
+        assert_eq!(cluster.leader(), Some(to));
+    }
+    let n_own = moving.iter().filter(|(from, ..)| *from == leader).count();
+    assert_eq!(n_own, 1, "sent beside the one that is moving");
+    cluster.network.extend(moving);
+    cluster.ticks(300);
+    assert_eq!(cluster.member(follower).log.len(), 2000);
+    cluster.assert_same_logs();
+}
+
 /// B5: however little of the log is to be kept, and however much lies between two snapshots, it
 /// reaches back to the one before the newest, and no further: a start that finds the newest spoilt
 /// goes on from there. Both were once kept where only the log after the newest was.
@@ -312,6 +368,71 @@ fn the_log_reaches_back_to_the_snapshot_before() {
             cluster.assert_same_logs();
         }
     }
+}
+
+/// Behind a newest snapshot that was found spoilt the log takes no other: what is wished for before
+/// the replay has come that far waits. No test noticed when it was taken.
+#[test]
+fn nothing_is_taken_behind_a_spoilt_snapshot() {
+    let mut recipe = taking(0);
+    recipe.segment_bytes = 4 << 20;
+    let mut cluster = Cluster::with(recipe, 25);
+    let leader = cluster.elect();
+    let mut taken = Vec::new();
+    // More lies between the two than waits for a consumer at once.
+    for n in [1, 12] {
+        for _ in 0..n {
+            let pending = cluster.propose(leader, vec![0x55; 1 << 20]);
+            cluster.settle();
+            applied(pending);
+        }
+        drop(cluster.snapshot(leader));
+        cluster.settle();
+        taken.push(cluster.member(leader).shared.status().snapshot_index);
+    }
+    let member = cluster.member(leader);
+    let (newest, fs) = (snapshot_files(member).pop().unwrap(), &member.fs);
+    fs.remove_file(&Path::new("/data/snap").join(newest)).unwrap();
+    fs.sync_dir(Path::new("/data/snap")).unwrap();
+    cluster.crash(leader);
+    let kept = cluster.member(leader).core.kept_snapshots();
+    assert_eq!(kept.last().map(|(index, _)| *index), Some(taken[0]));
+    cluster.member(leader).consumes = false;
+    cluster.settle();
+    let published = cluster.member(leader).shared.status().published_index;
+    assert!(taken[0] < published && published < taken[1], "{published}, {taken:?}");
+    let mut wish = cluster.snapshot(leader);
+    cluster.settle();
+    assert!(!cluster.member(leader).shared.status().taking_snapshot, "behind the spoilt one");
+    cluster.member(leader).consumes = true;
+    cluster.elect();
+    drop(cluster.propose(leader, "one more"));
+    cluster.ticks(20);
+    let answer = wish.try_wait();
+    assert!(
+        matches!(answer, Some(SnapshotTaken::Taken { index, .. }) if index > taken[1]),
+        "{answer:?}"
+    );
+}
+
+/// K4: a member that starts says how far its log was committed, not only where its snapshot ends: its
+/// state machine shows nothing in between. No test noticed when it said the latter.
+#[test]
+fn a_start_says_what_was_committed() {
+    let mut cluster = Cluster::with(taking(0), 26);
+    let leader = cluster.elect();
+    cluster.write(leader, 10);
+    drop(cluster.snapshot(leader));
+    cluster.settle();
+    let taken = cluster.member(leader).shared.status().snapshot_index;
+    cluster.write(leader, 10);
+    cluster.ticks(20);
+    cluster.crash(leader);
+    cluster.member(leader).consumes = false;
+    let core = &mut cluster.member(leader).core;
+    let Some(Commit::Restore(restore)) = core.next_commit() else { panic!("no state") };
+    assert_eq!((restore.index, restore.commit_index), (taken, core.hard_state().commit));
+    assert!(restore.commit_index >= taken + 9, "{} after {taken}", restore.commit_index);
 }
 
 /// B1: while one is being written no other is asked for, and the node does not care how long it

@@ -124,6 +124,11 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         ],
         KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
+        SendTwice => {
+            vec![script(
+                "node::scripts::snapshots::a_leader_that_leads_again_sends_no_second_snapshot",
+            )]
+        }
         NoWayBack => vec![
             CLUSTERS,
             script("node::scripts::snapshots::the_log_reaches_back_to_the_snapshot_before"),
@@ -139,9 +144,13 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             vec![script("node::scripts::writes::a_slow_consumer_is_bounded_and_misses_nothing")]
         }
         LeakRoom => vec![one_cluster(151)],
-        ForgetBacklog => vec![CLUSTERS],
+        ForgetBacklog => {
+            vec![script("node::scripts::outcomes::a_backlog_is_published_to_its_end")]
+        }
         StandWithConsumer => vec![CLUSTERS],
-        StandWithDisk => vec![CLUSTERS],
+        StandWithDisk => {
+            vec![script("node::scripts::saves::a_tick_waits_for_a_sync_for_a_heartbeat_at_most")]
+        }
         ReorderCommits => vec![CLUSTERS, CHANCE],
         SkipEmptyChange => vec![script("node::scripts::changes::an_empty_change_does_nothing")],
         FifoAnswers => vec![CLUSTERS, CHANCE],
@@ -149,9 +158,14 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         RefuseTooEarly => vec![CLUSTERS, CHANCE],
         DeadlineRefuses => vec![CLUSTERS, CHANCE],
         AckAtAppend => vec![TRIAL],
-        LateBarriers => vec![CLUSTERS],
+        LateBarriers => vec![
+            CLUSTERS,
+            script("node::scripts::outcomes::a_standing_consumer_holds_no_deadline_up"),
+        ],
         AppliedAhead => vec![CLUSTERS],
-        ShowUnreplayed => vec![CLUSTERS],
+        ShowUnreplayed => {
+            vec![CLUSTERS, script("node::scripts::snapshots::a_start_says_what_was_committed")]
+        }
         OneExitCode => vec![store("run::tests::each_end_has_its_exit_code")],
         ReportEarly => vec![script("machine::tests::what_is_answered_has_been_shown")],
         AnswerEarly => vec![script("machine::tests::the_answer_waits_for_the_report")],
@@ -160,11 +174,13 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
 
         LocalReads => vec![CLUSTERS, CHANCE, TRIAL],
-        LostMinIndex => vec![
+        LostMinIndex => {
+            vec![CLUSTERS, script("node::scripts::reads::a_read_waits_for_the_index_that_it_names")]
+        }
+        LateReads => vec![
             CLUSTERS,
-            script("node::scripts::reads::a_read_waits_for_the_index_that_it_names"),
+            script("node::scripts::outcomes::a_standing_consumer_holds_no_deadline_up"),
         ],
-        LateReads => vec![CLUSTERS],
         LeaseReads => vec![
             MORE_CLUSTERS,
             script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
@@ -190,7 +206,9 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             script("node::scripts::changes::a_new_leader_makes_no_change_before_its_first_commit"),
             script("node::scripts::changes::a_new_leader_promotes_nobody_before_its_first_commit"),
         ],
-        RepeatChange => vec![script("node::scripts::changes::a_lost_answer_to_a_change_is_unknown")],
+        RepeatChange => {
+            vec![script("node::scripts::changes::a_lost_answer_to_a_change_is_unknown")]
+        }
         ForgetGate => vec![one_cluster(106)],
         TwoChanges => vec![script("node::scripts::changes::one_change_at_a_time")],
         BlindPromotion => {
