@@ -86,6 +86,19 @@ enum Event {
     Timers,
 }
 
+impl Event {
+    /// The only member that it can change; none: it could be any.
+    fn member(&self) -> Option<u64> {
+        match self {
+            Event::Turn(id, _) | Event::Apply(id, _) | Event::Chore(id, _) | Event::Start(id) => {
+                Some(*id)
+            }
+            Event::Chunk((_, to, _)) => Some(*to),
+            _ => None,
+        }
+    }
+}
+
 /// What is under way beside the streams.
 #[derive(Debug)]
 enum Talk {
@@ -238,14 +251,23 @@ impl World {
         {
             let Some(Reverse(Planned { at, event, .. })) = self.queue.pop() else { break };
             self.now = at;
+            let member = event.member();
             self.happen(event)?;
-            let mut next = self.hosts.keys().next().copied();
-            while let Some(id) = next {
-                self.observe(id)?;
-                next = self.hosts.range(id + 1..).next().map(|(id, _)| *id);
+            match member {
+                Some(id) => self.observe(id)?,
+                None => self.observe_all()?,
             }
         }
         self.now = end;
+        Ok(())
+    }
+
+    fn observe_all(&mut self) -> Result<(), Violation> {
+        let mut next = self.hosts.keys().next().copied();
+        while let Some(id) = next {
+            self.observe(id)?;
+            next = self.hosts.range(id + 1..).next().map(|(id, _)| *id);
+        }
         Ok(())
     }
 
