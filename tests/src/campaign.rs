@@ -61,6 +61,7 @@ pub struct Summary {
     /// What went wrong on purpose.
     pub done: Done,
     n_rounds: usize,
+    n_failed: usize,
     n_under_faults: usize,
     n_refused: usize,
     n_unknown: usize,
@@ -73,12 +74,12 @@ pub struct Summary {
 impl Campaign {
     /// Runs it.
     pub fn run(&self, progress: &Progress) -> Summary {
-        let (begin, mut summary, mut n_failed) = (Instant::now(), Summary::default(), 0);
+        let (begin, mut summary) = (Instant::now(), Summary::default());
         let mut deck = Deck::new(&self.kinds(), self.seed);
         loop {
             let left = self.length.saturating_sub(begin.elapsed() + AROUND);
             let is_over = left < SHORTEST && summary.n_rounds > 0;
-            if is_over || n_failed >= MAX_FAILED {
+            if is_over || summary.n_failed >= MAX_FAILED {
                 break;
             }
             let setup = self.setup(summary.n_rounds, left);
@@ -90,18 +91,7 @@ impl Campaign {
                 setup.length.as_secs()
             ));
             let report = round::run(&setup, &mut deck, progress);
-            progress.say(&format!("round {number}: {report}"));
-            let shortcomings = shortcomings(&report);
-            n_failed += usize::from(!report.failures.is_empty() || !shortcomings.is_empty());
-            for failure in report.failures.iter().chain(&shortcomings) {
-                progress.say(&format!("round {number} FAILED: {failure}"));
-            }
-            if let Some(kept) = &report.kept {
-                progress.say(&format!("round {number}: everything is kept in {}", kept.display()));
-            }
-            summary.add(report);
-            let named = |what| format!("round {number}, of the seed {}: {what}", setup.seed);
-            summary.shortcomings.extend(shortcomings.into_iter().map(named));
+            summary.conclude(&setup, report, progress);
         }
         summary.lasted = begin.elapsed();
         self.judge(&mut summary, &deck);
@@ -173,6 +163,23 @@ fn per_second(n_answered: usize, lasted: Duration) -> f64 {
 }
 
 impl Summary {
+    /// Judges a round, says what came of it, and adds it.
+    fn conclude(&mut self, setup: &Setup, report: Report, progress: &Progress) {
+        let number = self.n_rounds + 1;
+        progress.say(&format!("round {number}: {report}"));
+        let shortcomings = shortcomings(&report);
+        self.n_failed += usize::from(!report.failures.is_empty() || !shortcomings.is_empty());
+        for failure in report.failures.iter().chain(&shortcomings) {
+            progress.say(&format!("round {number} FAILED: {failure}"));
+        }
+        if let Some(kept) = &report.kept {
+            progress.say(&format!("round {number}: everything is kept in {}", kept.display()));
+        }
+        self.add(report);
+        let named = |what| format!("round {number}, of the seed {}: {what}", setup.seed);
+        self.shortcomings.extend(shortcomings.into_iter().map(named));
+    }
+
     fn add(&mut self, report: Report) {
         self.n_rounds += 1;
         self.n_decided += report.tally.n_decided();
@@ -258,16 +265,37 @@ mod tests {
         assert_eq!(judged(11_000).len(), 1);
     }
 
-    /// One slow round among fast ones is no pace, nor is one without faults; what failed for another
-    /// reason is not asked for more.
+    fn round(n_under_faults: usize, n_faults: usize, seconds: u64) -> Report {
+        let mut report = Report::default();
+        (report.n_under_faults, report.lasted) = (n_under_faults, Duration::from_secs(seconds));
+        (0..n_faults).for_each(|_| report.done.count(Kind::PowerCycle));
+        report
+    }
+
+    /// Fast rounds do not make up for one that is slow, nor for one without faults.
+    #[test]
+    fn one_slow_round_fails_a_campaign() {
+        for (slow, n_failed) in [(round(60_000, 60, 75), 0), (round(5_000, 6, 75), 1)] {
+            let (campaign, mut summary) = (campaign(300), Summary::default());
+            for (number, report) in [round(60_000, 60, 75), slow].into_iter().enumerate() {
+                let setup = campaign.setup(number, ROUND);
+                summary.conclude(&setup, report, &Progress::untold());
+            }
+            campaign.judge(&mut summary, &Deck::new(&ALL, 1));
+            assert_eq!((summary.is_good(), summary.n_failed), (n_failed == 0, n_failed));
+            let told = summary.shortcomings;
+            assert_eq!(told.len(), 2 * n_failed);
+            assert!(
+                told.iter().all(|told| told.starts_with("round 2, of the seed 2: ")),
+                "{told:?}"
+            );
+        }
+    }
+
+    /// What is least is asked of the time of faults; a round that failed for another reason is not
+    /// asked for more.
     #[test]
     fn each_round_is_judged() {
-        let round = |n_under_faults, n_faults, seconds| {
-            let mut report = Report::default();
-            (report.n_under_faults, report.lasted) = (n_under_faults, Duration::from_secs(seconds));
-            (0..n_faults).for_each(|_| report.done.count(Kind::PowerCycle));
-            report
-        };
         let table: [(usize, usize, u64, &[&str]); 6] = [
             (15_000, 7, 75, &[]),
             (14_900, 7, 75, &["199 operations were answered per second"]),
