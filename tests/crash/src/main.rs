@@ -44,6 +44,9 @@ fn main() -> ExitCode {
     let campaign = Campaign { states, seed, threads: args.threads.unwrap_or(cores), only };
     let (started, said) = (Instant::now(), Mutex::new(Duration::ZERO));
     let report = campaign.run(&|n, traces| tell(states, n, traces, started, &said));
+    if std::io::stderr().is_terminal() {
+        draw("\r\x1b[K");
+    }
     let Report { distinct, traces, short, members, tally, failed } = report;
     let seconds = started.elapsed().as_secs_f64();
     say(&format!(
@@ -90,7 +93,7 @@ fn tell(states: u64, n: u64, traces: u64, started: Instant, said: &Mutex<Duratio
     let line = format!("{n} of {states} states, {traces} traces, {} s", elapsed.as_secs());
     if std::io::stderr().is_terminal() {
         let filled = (n * 40 / states.max(1)).min(40) as usize;
-        draw(&format!("\r[{:<40}] {line}", "#".repeat(filled)));
+        draw(&format!("\r[{:<40}] {line}\x1b[K", "#".repeat(filled)));
         return;
     }
     if let Ok(mut said) = said.lock()
