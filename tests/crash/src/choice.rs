@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use fuzz::Rng;
 
-use crate::disk::{Change, Contents, Disk, Image, Names, ROOT, SECTOR, Sector, apply, sector};
+use crate::disk::{
+    Change, Contents, Disk, File, Image, Names, ROOT, SECTOR, Sector, apply, sector,
+};
 
 /// One image among those that a crash can leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,15 @@ pub enum Choice {
     Drawn(u64),
     /// As `Drawn`, and some of the sectors that no sync covers hold what nobody wrote.
     Garbage(u64),
+    /// As `Exact`, where each sector that no sync covers has one more version: what nobody wrote.
+    Spoilt {
+        /// A bit for each change, oldest first.
+        names: u64,
+        /// A number below the product of all versions.
+        nth: u64,
+        /// What nobody wrote.
+        seed: u64,
+    },
     /// Everything, as it is: only the process has died. What no sync covers is still pending, and
     /// can be lost by the next crash.
     Killed,
@@ -36,6 +47,7 @@ impl fmt::Display for Choice {
             Choice::Exact { names, nth } => write!(f, "n{names}.{nth}"),
             Choice::Drawn(seed) => write!(f, "s{seed}"),
             Choice::Garbage(seed) => write!(f, "g{seed}"),
+            Choice::Spoilt { names, nth, seed } => write!(f, "g{names}.{nth}.{seed}"),
             Choice::Damage(seed) => write!(f, "d{seed}"),
             Choice::Killed => f.write_str("k"),
         }
@@ -49,7 +61,15 @@ impl FromStr for Choice {
         let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
         match text.split_at_checked(1) {
             Some(("s", seed)) => Ok(Choice::Drawn(number(seed)?)),
-            Some(("g", seed)) => Ok(Choice::Garbage(number(seed)?)),
+            Some(("g", text)) => match text.split('.').collect::<Vec<_>>()[..] {
+                [seed] => Ok(Choice::Garbage(number(seed)?)),
+                [names, nth, seed] => Ok(Choice::Spoilt {
+                    names: number(names)?,
+                    nth: number(nth)?,
+                    seed: number(seed)?,
+                }),
+                _ => Err("g<seed> or g<names>.<nth>.<seed> is expected".into()),
+            },
             Some(("k", "")) => Ok(Choice::Killed),
             Some(("d", seed)) => Ok(Choice::Damage(number(seed)?)),
             Some(("n", both)) => {
@@ -104,6 +124,13 @@ pub struct Frontier<'a> {
     disk: &'a Disk,
     /// The directory of each change that no sync covers.
     changes: Vec<(u64, &'a Change)>,
+    garbage: Option<Garbage>,
+}
+
+/// One more version of each sector that no sync covers, by its file and its place: what nobody wrote.
+struct Garbage {
+    seed: u64,
+    sectors: BTreeMap<(u64, usize), Sector>,
 }
 
 /// The most changes of names of which all combinations are tried.
@@ -114,7 +141,20 @@ impl<'a> Frontier<'a> {
     pub fn new(disk: &'a Disk) -> Self {
         let dirs = disk.dirs.iter();
         let changes = dirs.flat_map(|(id, dir)| dir.pending.iter().map(|change| (*id, change)));
-        Self { disk, changes: changes.collect() }
+        Self { disk, changes: changes.collect(), garbage: None }
+    }
+
+    /// Of a disk that may also have put, into any sector that no sync covers, what the seed gives.
+    pub fn spoilt(disk: &'a Disk, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut sectors = BTreeMap::new();
+        for (id, file) in &disk.files {
+            for at in file.sectors.keys() {
+                sectors.insert((*id, *at), nobodys(file, *at, &mut rng));
+            }
+        }
+        let garbage = (!sectors.is_empty()).then_some(Garbage { seed, sectors });
+        Self { garbage, ..Self::new(disk) }
     }
 
     /// How many images there are, if there are at most `most`.
@@ -141,8 +181,11 @@ impl<'a> Frontier<'a> {
             let (dirs, files) = self.reach(|nth| names >> nth & 1 == 1);
             let slots = self.slots(&files);
             for nth in 0..slots.iter().map(Slot::n).product() {
-                let image = self.image(&dirs, &files, &slots, digits(&slots, nth));
-                meet(Choice::Exact { names, nth }, Built::sound(image));
+                let choice = match &self.garbage {
+                    None => Choice::Exact { names, nth },
+                    Some(garbage) => Choice::Spoilt { names, nth, seed: garbage.seed },
+                };
+                meet(choice, self.image(&dirs, &files, &slots, digits(&slots, nth)));
             }
         }
     }
@@ -150,11 +193,9 @@ impl<'a> Frontier<'a> {
     /// One image. None when the choice cannot be had here.
     pub fn build(&self, choice: Choice) -> Option<Built> {
         match choice {
-            Choice::Exact { names, nth } => {
-                let (dirs, files) = self.reach(|nth| names >> nth & 1 == 1);
-                let slots = self.slots(&files);
-                let image = self.image(&dirs, &files, &slots, digits(&slots, nth));
-                Some(Built::sound(image))
+            Choice::Exact { names, nth } => Some(self.exact(names, nth)),
+            Choice::Spoilt { names, nth, seed } => {
+                Some(Self::spoilt(self.disk, seed).exact(names, nth))
             }
             Choice::Drawn(seed) => Some(self.draw(&mut Rng::new(seed)).0),
             Choice::Garbage(seed) => {
@@ -165,9 +206,9 @@ impl<'a> Frontier<'a> {
             Choice::Killed => {
                 let (dirs, files) = self.reach(|_| true);
                 let slots = self.slots(&files);
-                let image =
+                let built =
                     self.image(&dirs, &files, &slots, slots.iter().map(|slot| slot.n() - 1));
-                Some(Built { disk: Some(self.disk.clone()), ..Built::sound(image) })
+                Some(Built { disk: Some(self.disk.clone()), ..built })
             }
             Choice::Damage(seed) => {
                 let mut rng = Rng::new(seed);
@@ -175,6 +216,12 @@ impl<'a> Frontier<'a> {
                 self.damage(&mut built, &mut rng).then_some(built)
             }
         }
+    }
+
+    fn exact(&self, names: u64, nth: u64) -> Built {
+        let (dirs, files) = self.reach(|nth| names >> nth & 1 == 1);
+        let slots = self.slots(&files);
+        self.image(&dirs, &files, &slots, digits(&slots, nth))
     }
 
     fn draw(&self, rng: &mut Rng) -> (Built, Vec<Slot>) {
@@ -204,8 +251,7 @@ impl<'a> Frontier<'a> {
             }
         });
         let picked: Vec<u64> = picked.collect();
-        let image = self.image(&dirs, &files, &slots, picked.into_iter());
-        (Built::sound(image), slots)
+        (self.image(&dirs, &files, &slots, picked.into_iter()), slots)
     }
 
     /// Puts into one or two sectors that no sync covers what nobody wrote.
@@ -226,20 +272,9 @@ impl<'a> Frontier<'a> {
         }
         for _ in 0..1 + rng.below(2) {
             let (id, at) = sectors[rng.below(sectors.len() as u64) as usize];
-            let file = &self.disk.files[&id];
-            let bytes = |sector: Sector| sector.map_or([0; SECTOR], |filled| filled.bytes);
-            let mut spoilt = bytes(file.live.get(at));
-            match rng.below(3) {
-                0 => spoilt = std::array::from_fn(|_| rng.draw() as u8),
-                // A sector that the disk did not write whole.
-                1 => {
-                    let cut = (rng.below(63) as usize + 1) * 8;
-                    spoilt[cut..].copy_from_slice(&bytes(file.durable.get(at))[cut..]);
-                }
-                _ => spoilt[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8),
-            }
+            let spoilt = nobodys(&self.disk.files[&id], at, rng);
             if let Some(contents) = built.image.files.get_mut(&id) {
-                Arc::make_mut(contents).set(at, sector(spoilt));
+                Arc::make_mut(contents).set(at, spoilt);
                 built.garbage.extend(paths(&built.image, id));
             }
         }
@@ -318,7 +353,8 @@ impl<'a> Frontier<'a> {
                 slots.push(Slot::Size { id, n: 1 + file.sizes.len() as u64 });
             }
             for (at, versions) in &file.sectors {
-                slots.push(Slot::Sector { id, at: *at, n: 1 + versions.len() as u64 });
+                let n = 1 + versions.len() as u64 + u64::from(self.garbage.is_some());
+                slots.push(Slot::Sector { id, at: *at, n });
             }
         }
         slots
@@ -330,10 +366,11 @@ impl<'a> Frontier<'a> {
         files: &[u64],
         slots: &[Slot],
         mut picked: impl Iterator<Item = u64>,
-    ) -> Image {
+    ) -> Built {
         let durable = |id: &u64| (*id, Arc::clone(&self.disk.files[id].durable));
         let mut image = Image { dirs: dirs.clone(), files: files.iter().map(durable).collect() };
         let mut changed: Option<(u64, Contents)> = None;
+        let mut spoilt = Vec::new();
         for slot in slots {
             let pick = picked.next().unwrap_or_default();
             let (Slot::Size { id, .. } | Slot::Sector { id, .. }) = slot;
@@ -348,12 +385,20 @@ impl<'a> Frontier<'a> {
             match slot {
                 Slot::Size { .. } => contents.size = file.sizes[version as usize],
                 Slot::Sector { at, .. } => {
-                    contents.set(*at, file.sectors[at][version as usize].clone());
+                    let written = file.sectors[at].get(version as usize);
+                    let garbage = self.garbage.as_ref().and_then(|g| g.sectors.get(&(*id, *at)));
+                    // The length was picked before: what lies behind it is not there.
+                    if written.is_none() && ((*at * SECTOR) as u64) < contents.size {
+                        spoilt.push(*id);
+                    }
+                    contents.set(*at, written.or(garbage).cloned().flatten());
                 }
             }
         }
         finish(&mut image, changed);
-        image
+        spoilt.dedup();
+        let garbage = spoilt.iter().flat_map(|id| paths(&image, *id)).collect();
+        Built { garbage, ..Built::sound(image) }
     }
 }
 
@@ -362,6 +407,26 @@ fn finish(image: &mut Image, changed: Option<(u64, Contents)>) {
         contents.trim();
         image.files.insert(id, Arc::new(contents));
     }
+}
+
+/// A sector that the disk has filled by itself, has not written whole, or of which it turned a bit.
+fn nobodys(file: &File, at: usize, rng: &mut Rng) -> Sector {
+    let bytes = |sector: Sector| sector.map_or([0; SECTOR], |filled| filled.bytes);
+    let (old, new) = (bytes(file.durable.get(at)), bytes(file.live.get(at)));
+    let mut spoilt = new;
+    match rng.below(3) {
+        0 => spoilt = std::array::from_fn(|_| rng.draw() as u8),
+        1 => {
+            let cut = (rng.below(63) as usize + 1) * 8;
+            spoilt[cut..].copy_from_slice(&old[cut..]);
+        }
+        _ => {}
+    }
+    // What is the same on either side of the cut was written after all.
+    if spoilt == new || spoilt == old {
+        spoilt[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8);
+    }
+    sector(spoilt)
 }
 
 /// The digits of a number whose places have these bases.
@@ -377,4 +442,105 @@ fn digits(slots: &[Slot], mut number: u64) -> impl Iterator<Item = u64> {
 fn paths(image: &Image, file: u64) -> Vec<String> {
     let names = image.dirs.values().flatten();
     names.filter(|(_, id)| **id == file).map(|(name, _)| name.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::disk::Op;
+
+    /// A file whose name is durable, and of which these sectors were written and not synced, twice
+    /// each; it was empty before.
+    fn disk(sectors: std::ops::Range<usize>) -> Disk {
+        let mut disk = Disk::new(&Image::empty());
+        disk.apply(&Op::Link { dir: ROOT, name: "a.wal".into(), id: 1, is_dir: false });
+        disk.apply(&Op::SyncDir { dir: ROOT });
+        for byte in [1, 2] {
+            for at in sectors.clone() {
+                let size = ((at + 1) * SECTOR) as u64;
+                let sectors = vec![(at, sector([byte; SECTOR]))];
+                let size = disk.files[&1].live.size.max(size);
+                disk.apply(&Op::Write { id: 1, sectors, size });
+            }
+        }
+        disk
+    }
+
+    fn all(frontier: &Frontier<'_>) -> Vec<(Choice, Built)> {
+        let mut all = Vec::new();
+        frontier.each(|choice, built| all.push((choice, built)));
+        all
+    }
+
+    fn hashes<'a>(all: impl IntoIterator<Item = &'a (Choice, Built)>) -> HashSet<u128> {
+        all.into_iter().map(|(_, built)| built.image.hash()).collect()
+    }
+
+    /// A failure is found again by its name, whichever way its image was made.
+    #[test]
+    fn a_choice_is_what_its_name_says() {
+        for (choice, name) in [
+            (Choice::Exact { names: 3, nth: 5 }, "n3.5"),
+            (Choice::Drawn(7), "s7"),
+            (Choice::Garbage(7), "g7"),
+            (Choice::Spoilt { names: 3, nth: 5, seed: 7 }, "g3.5.7"),
+            (Choice::Damage(7), "d7"),
+            (Choice::Killed, "k"),
+        ] {
+            assert_eq!(choice.to_string(), name);
+            assert_eq!(name.parse(), Ok(choice));
+        }
+        for name in ["", "7", "g", "g3.5", "g3.5.", "g3.5.7.9", "n3", "k1", "x7"] {
+            assert!(name.parse::<Choice>().is_err(), "{name:?}");
+        }
+    }
+
+    /// Each sector has its garbage beside its versions, in every combination; without it the images
+    /// are those of a disk that does no such thing.
+    #[test]
+    fn garbage_is_one_more_version_of_each_sector() {
+        let disk = disk(0..2);
+        // Three lengths, and of each sector three versions.
+        let sound = all(&Frontier::new(&disk));
+        assert_eq!((sound.len(), Frontier::new(&disk).count(27)), (27, Some(27)));
+        let frontier = Frontier::spoilt(&disk, 9);
+        let both = all(&frontier);
+        assert_eq!((both.len(), frontier.count(48), frontier.count(47)), (48, Some(48), None));
+        let (spoilt, clean): (Vec<_>, Vec<_>) =
+            both.into_iter().partition(|(_, built)| !built.garbage.is_empty());
+        assert_eq!(hashes(&clean), hashes(&sound));
+        assert!(hashes(&spoilt).is_disjoint(&hashes(&sound)));
+        // Of one sector its garbage; of two that of the first, of the second, and of both.
+        assert_eq!(hashes(&spoilt).len(), 1 + 3 + 3 + 1);
+        assert!(spoilt.iter().all(|(_, built)| built.garbage == ["a.wal"]));
+    }
+
+    /// Whoever builds a choice by its name gets the image that was met, and judges it alike.
+    #[test]
+    fn every_spoilt_image_is_built_again_by_its_name() {
+        let disk = disk(0..2);
+        let mut names = HashSet::new();
+        for (choice, built) in all(&Frontier::spoilt(&disk, 9)) {
+            let again = Frontier::new(&disk).build(choice).unwrap();
+            assert_eq!(again.image.hash(), built.image.hash(), "{choice}");
+            assert_eq!(again.garbage, built.garbage, "{choice}");
+            assert!(names.insert(choice.to_string()), "{choice}");
+        }
+    }
+
+    /// What is the same as a version that was written is no garbage, and is not excused as such.
+    #[test]
+    fn garbage_is_what_nobody_wrote() {
+        // Wherever behind its first word it is cut, it is whole.
+        let mut bytes = [0; SECTOR];
+        bytes[..8].fill(2);
+        let contents = Contents { size: SECTOR as u64, sectors: vec![sector(bytes)] };
+        let file = File { live: Arc::new(contents), ..File::default() };
+        for seed in 0..500 {
+            let spoilt = nobodys(&file, 0, &mut Rng::new(seed)).map(|filled| filled.bytes);
+            assert!(![None, Some(bytes)].contains(&spoilt), "{seed}");
+        }
+    }
 }

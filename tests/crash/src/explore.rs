@@ -91,11 +91,14 @@ pub struct Plan {
     pub steps: usize,
     /// At how many boundaries of it power fails, at most.
     pub boundaries: usize,
-    /// All images of a boundary are tried when there are at most so many.
+    /// All images of a boundary are tried when there are at most so many, those included that hold
+    /// garbage in any of the sectors that no sync covers.
+    pub spoilt: u64,
+    /// Otherwise all images without garbage are tried when there are at most so many.
     pub exact: u64,
     /// How many are drawn where there are more.
     pub draws: u64,
-    /// How many hold garbage.
+    /// How many hold garbage, besides.
     pub garbage: u64,
     /// How many have lost what a sync had covered.
     pub damage: u64,
@@ -200,8 +203,19 @@ pub struct Tally {
     pub again: u64,
     /// What was met.
     pub sights: Sights,
+    /// Boundaries before the first crash of which not all images were tried, garbage included.
+    pub partial: u64,
+    /// It ended before everything that was planned was looked at.
+    pub is_cut: bool,
     /// What went wrong.
     pub failures: Vec<Failure>,
+}
+
+impl Tally {
+    /// Whether all that the first crash could leave was tried.
+    pub fn is_whole(&self) -> bool {
+        !self.is_cut && self.partial == 0
+    }
 }
 
 /// Goes from the beginning of a life through all of `plans`, one for each crash and one for the
@@ -303,6 +317,7 @@ impl<L: Life> Explorer<'_, L> {
         let stride = ops.len().checked_div(plan.boundaries).unwrap_or(usize::MAX).max(1);
         let phase = if stride > 1 { self.seed as usize % stride } else { 0 };
         let mut disk = built.disk();
+        let seed = self.seed;
         for boundary in 0..=ops.len() {
             if let Some(at) = boundary.checked_sub(1) {
                 disk.apply(&ops[at]);
@@ -312,12 +327,16 @@ impl<L: Life> Explorer<'_, L> {
             }
             let known = known_at(&marks, boundary, known.clone());
             let frontier = Frontier::new(&disk);
+            let seed = |nth: u64| seed.rotate_left(20) ^ (boundary as u64) << 8 ^ nth;
             let is_exact = frontier.count(plan.exact).is_some();
-            if is_exact {
-                frontier.each(|choice, built| self.meet(boundary, choice, &built, &known));
+            let spoilt = (plan.spoilt > 0).then(|| Frontier::spoilt(&disk, seed(0)));
+            let spoilt = spoilt.filter(|spoilt| spoilt.count(plan.spoilt).is_some());
+            self.tally.partial += u64::from(depth == 0 && spoilt.is_none());
+            let all = spoilt.as_ref().or(is_exact.then_some(&frontier));
+            if let Some(all) = all {
+                all.each(|choice, built| self.meet(boundary, choice, &built, &known));
             }
-            let n_draws = if is_exact { 0 } else { plan.draws };
-            let seed = |nth: u64| self.seed.rotate_left(20) ^ (boundary as u64) << 8 ^ nth;
+            let n_draws = if all.is_some() { 0 } else { plan.draws };
             let drawn = (0..n_draws).map(|nth| Choice::Drawn(seed(nth)));
             let garbage = (0..plan.garbage).map(|nth| Choice::Garbage(seed(nth)));
             let damage = (0..plan.damage).map(|nth| Choice::Damage(seed(nth)));
@@ -334,6 +353,7 @@ impl<L: Life> Explorer<'_, L> {
 
     fn meet(&mut self, boundary: usize, choice: Choice, built: &Built, known: &L::Known) {
         if self.tally.failures.len() >= ENOUGH || (self.is_over)() {
+            self.tally.is_cut = true;
             return;
         }
         let hash = built.image.hash();
@@ -403,4 +423,74 @@ fn run<L: Life>(
 fn known_at<K: Clone>(marks: &Marks<K>, boundary: usize, before: K) -> K {
     let last = marks.iter().rev().find(|(at, _)| *at <= boundary);
     last.map_or(before, |(_, known)| known.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use wal::fs::Fs as _;
+
+    use super::*;
+
+    /// Writes two sectors, syncs neither, and says what it finds at its next start.
+    struct Two;
+
+    impl Life for Two {
+        type Known = ();
+
+        fn unborn(&self) {}
+
+        fn live(&self, mut start: Start<'_, ()>) -> Result<Lived, String> {
+            if start.nth > 0 {
+                let is_spoilt = !start.garbage.is_empty();
+                start.saw(if is_spoilt { "garbage" } else { "none" });
+                return Ok(Lived::On);
+            }
+            let said = |error: std::io::Error| error.to_string();
+            let file = start.fs.create_new(Path::new("/a.wal")).map_err(said)?;
+            start.fs.sync_dir(Path::new("/")).map_err(said)?;
+            file.write_at(0, &[1; 1024]).map_err(said)?;
+            Ok(Lived::On)
+        }
+    }
+
+    fn tally(spoilt: u64, exact: u64, is_over: &dyn Fn() -> bool) -> Tally {
+        let none = Plan {
+            steps: 0,
+            boundaries: usize::MAX,
+            spoilt,
+            exact,
+            draws: 0,
+            garbage: 0,
+            damage: 0,
+            kills: 0,
+        };
+        explore(&Two, &[none, none], 1, &Seen::default(), is_over)
+    }
+
+    /// All with garbage where that is little enough, else all without it, else none but the drawn.
+    #[test]
+    fn a_boundary_is_enumerated_as_far_as_it_is_allowed() {
+        let sights = |tally: &Tally| {
+            ["garbage", "none"].map(|what| tally.sights.get(what).copied().unwrap_or_default())
+        };
+        // Two lengths; of the longer one both sectors are old, new or spoilt. And before the write
+        // an empty disk, and an empty file.
+        let whole = tally(18, 8, &|| false);
+        assert_eq!((sights(&whole), whole.is_whole()), ([5, 6], true));
+        let exact = tally(17, 8, &|| false);
+        assert_eq!((sights(&exact), exact.is_whole(), exact.partial), ([0, 6], false, 1));
+        let drawn = tally(17, 7, &|| false);
+        assert_eq!((sights(&drawn), drawn.is_whole(), drawn.partial), ([0, 2], false, 1));
+    }
+
+    /// What was cut off is not said to be whole.
+    #[test]
+    fn an_exploration_that_ended_early_is_not_whole() {
+        let n_asked = std::cell::Cell::new(0);
+        let is_over = || n_asked.replace(n_asked.get() + 1) >= 5;
+        let cut = tally(18, 8, &is_over);
+        assert!(cut.is_cut && !cut.is_whole() && cut.partial == 0);
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use crash::campaign::{Campaign, Kind, Report, State, again};
+use crash::log::LogLife;
 
 /// Enumerates the states in which a crash can leave a disk, and opens each.
 #[derive(Debug, Parser)]
@@ -43,7 +44,10 @@ fn main() -> ExitCode {
     let campaign = Campaign { states, seed, threads: args.threads.unwrap_or(cores), only };
     let (started, said) = (Instant::now(), Mutex::new(Duration::ZERO));
     let report = campaign.run(&|n, traces| tell(states, n, traces, started, &said));
-    let Report { distinct, traces, tally, failed } = report;
+    if std::io::stderr().is_terminal() {
+        draw("\r\x1b[K");
+    }
+    let Report { distinct, traces, short, members, tally, failed } = report;
     let seconds = started.elapsed().as_secs_f64();
     say(&format!(
         "{traces} traces, {} openings ({} after two crashes or more), {seconds:.1} s, {:.0} distinct \
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
         tally.opened,
         tally.again,
         distinct as f64 / seconds
+    ));
+    say(&format!(
+        "short traces: {short} of {}, enumerated; so were the traces of {members} members",
+        LogLife::n_short()
     ));
     let sights = tally.sights.iter().map(|(what, n)| format!("{what} {n}"));
     say(&format!("met: {}", sights.collect::<Vec<_>>().join(", ")));
@@ -85,7 +93,7 @@ fn tell(states: u64, n: u64, traces: u64, started: Instant, said: &Mutex<Duratio
     let line = format!("{n} of {states} states, {traces} traces, {} s", elapsed.as_secs());
     if std::io::stderr().is_terminal() {
         let filled = (n * 40 / states.max(1)).min(40) as usize;
-        draw(&format!("\r[{:<40}] {line}", "#".repeat(filled)));
+        draw(&format!("\r[{:<40}] {line}\x1b[K", "#".repeat(filled)));
         return;
     }
     if let Ok(mut said) = said.lock()

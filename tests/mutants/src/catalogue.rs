@@ -71,8 +71,8 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         BelieveCache => {
             vec![CLUSTERS, log("wal/tests/crash.rs", "what_open_returns_survives_the_next_crash")]
         }
-        BelieveSeal => vec![DEAD_PROCESS],
-        BelieveNames => vec![DEAD_PROCESS],
+        BelieveSeal => vec![STATES, DEAD_PROCESS],
+        BelieveNames => vec![STATES, DEAD_PROCESS],
         UnverifiedReads => {
             vec![log("wal/tests/model.rs", "an_entry_that_changed_on_disk_is_not_returned")]
         }
@@ -101,9 +101,10 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             "node::scripts::changes::a_change_is_on_the_leaders_disk_before_others_hear_of_it",
         )],
         HardStateFirst => vec![STATES, CLUSTERS],
-        MarkerFirst => {
-            vec![script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing")]
-        }
+        MarkerFirst => vec![
+            STATES,
+            script("node::scripts::snapshots::a_crash_at_any_step_of_taking_loses_nothing"),
+        ],
         NewerConfState => vec![script("node::scripts::changes::a_crash_forgets_no_removal")],
 
         UnsyncedSnapshot => vec![STATES, CLUSTERS],
@@ -122,7 +123,9 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             MORE_CLUSTERS,
             script("node::scripts::snapshots::the_newest_snapshot_is_never_purged"),
         ],
-        KeepOrphans => vec![script("directory::tests::orphans_are_removed_and_strangers_stay")],
+        KeepOrphans => {
+            vec![STATES, script("directory::tests::orphans_are_removed_and_strangers_stay")]
+        }
         NeverRelease => vec![script("node::scripts::snapshots::snapshots_let_go_of_the_log")],
         SendTwice => {
             vec![script(

@@ -61,7 +61,7 @@ impl LoneLife {
         let mut rng = Rng::new(seed);
         let settings = Settings {
             follows: false,
-            // Every second of them: a campaign has one at every fourth seed.
+            // Every second of them or so: a campaign has one at every third seed.
             slow: seed / 4 % 2 == 1,
             segment_bytes: [2560, 4096, 8192][rng.below(3) as usize],
             snapshot_entries: 2 + rng.below(6),
@@ -72,6 +72,8 @@ impl LoneLife {
         let steps = (0..n + 8).map(|at| match rng.below(16) {
             // Later lives find work as well.
             _ if at >= n => Step::Write([40, 0, 0]),
+            // Few campaigns are so small that they have none of these.
+            _ if at + 1 == n && seed.is_multiple_of(7) => Step::Bury,
             0..5 => Step::Write([0; 3].map(|_| [0, 20, 300, 900][rng.below(4) as usize])),
             5 => Step::Wish,
             6..9 => Step::Capture,
