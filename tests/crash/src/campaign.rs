@@ -80,6 +80,18 @@ impl FromStr for State {
     }
 }
 
+/// Nothing is looked at.
+const NOTHING: Plan = Plan {
+    steps: 0,
+    boundaries: 0,
+    spoilt: 0,
+    exact: 0,
+    draws: 0,
+    garbage: 0,
+    damage: 0,
+    kills: 0,
+};
+
 /// Everything that few steps can be: all boundaries, all combinations.
 const SHORT: [Plan; 4] = [
     Plan {
@@ -92,36 +104,9 @@ const SHORT: [Plan; 4] = [
         damage: 2,
         kills: 1,
     },
-    Plan {
-        steps: 1,
-        boundaries: usize::MAX,
-        spoilt: 0,
-        exact: 8,
-        draws: 2,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
-    Plan {
-        steps: 1,
-        boundaries: 1,
-        spoilt: 0,
-        exact: 0,
-        draws: 1,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
-    Plan {
-        steps: 0,
-        boundaries: 0,
-        spoilt: 0,
-        exact: 0,
-        draws: 0,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
+    Plan { steps: 1, boundaries: usize::MAX, exact: 8, draws: 2, ..NOTHING },
+    Plan { steps: 1, boundaries: 1, draws: 1, ..NOTHING },
+    NOTHING,
 ];
 
 /// All boundaries, and some of what each could leave.
@@ -129,43 +114,16 @@ const LONG: [Plan; 4] = [
     Plan {
         steps: usize::MAX,
         boundaries: usize::MAX,
-        spoilt: 0,
         exact: 64,
         draws: 24,
         garbage: 2,
         damage: 2,
         kills: 1,
+        ..NOTHING
     },
-    Plan {
-        steps: 2,
-        boundaries: 6,
-        spoilt: 0,
-        exact: 4,
-        draws: 2,
-        garbage: 1,
-        damage: 0,
-        kills: 2,
-    },
-    Plan {
-        steps: 1,
-        boundaries: 1,
-        spoilt: 0,
-        exact: 0,
-        draws: 1,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
-    Plan {
-        steps: 0,
-        boundaries: 0,
-        spoilt: 0,
-        exact: 0,
-        draws: 0,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
+    Plan { steps: 2, boundaries: 6, exact: 4, draws: 2, garbage: 1, kills: 2, ..NOTHING },
+    Plan { steps: 1, boundaries: 1, draws: 1, ..NOTHING },
+    NOTHING,
 ];
 
 /// The same of a member, whose start takes longer.
@@ -173,43 +131,15 @@ const MEMBER: [Plan; 4] = [
     Plan {
         steps: usize::MAX,
         boundaries: usize::MAX,
-        spoilt: 0,
         exact: 32,
         draws: 16,
         garbage: 1,
-        damage: 0,
         kills: 2,
+        ..NOTHING
     },
-    Plan {
-        steps: 2,
-        boundaries: 8,
-        spoilt: 0,
-        exact: 4,
-        draws: 2,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
-    Plan {
-        steps: 1,
-        boundaries: 1,
-        spoilt: 0,
-        exact: 0,
-        draws: 1,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
-    Plan {
-        steps: 0,
-        boundaries: 0,
-        spoilt: 0,
-        exact: 0,
-        draws: 0,
-        garbage: 0,
-        damage: 0,
-        kills: 0,
-    },
+    Plan { steps: 2, boundaries: 8, exact: 4, draws: 2, ..NOTHING },
+    Plan { steps: 1, boundaries: 1, draws: 1, ..NOTHING },
+    NOTHING,
 ];
 
 /// Of so many lives of members one is enumerated.
