@@ -184,8 +184,9 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
             CLUSTERS,
             script("node::scripts::outcomes::a_standing_consumer_holds_no_deadline_up"),
         ],
+        // A leader must be cut off and asked before it notices.
         LeaseReads => vec![
-            MORE_CLUSTERS,
+            Campaign::Simulate { first_seed: 60, seeds: 20, ticks: 3_000 },
             script("node::scripts::reads::a_question_that_comes_twice_confirms_nothing"),
         ],
         ReusedContexts => vec![
