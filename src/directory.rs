@@ -226,7 +226,8 @@ fn begin(fs: &dyn Fs, path: &Path) -> Result<wal::fs::Lock, Error> {
     }
     // Also where it was there: whoever created it may have died before this.
     let parent = wal::fs::parent(path);
-    match fs.sync_dir(parent) {
+    let believes = is_given && has(Defect::BelieveDirectory);
+    match if believes { Ok(()) } else { fs.sync_dir(parent) } {
         Err(error) if is_given && is_out_of_reach(&error) => {}
         synced => create("sync", parent, synced)?,
     }

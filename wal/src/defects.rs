@@ -54,6 +54,7 @@ defects! {
     BelieveCache "believe-cache" "the end of the log is read from the cache and not synced again",
     BelieveSeal "believe-seal" "a seal that a dead process wrote is not synced before it is built upon",
     BelieveNames "believe-names" "names that a dead process gave are not synced before they are built upon",
+    BelieveDirectory "believe-directory" "the name of a directory that a dead process made is not synced",
     UnverifiedReads "unverified-reads" "an entry is read from the disk without its checksum",
     ForeignLog "foreign-log" "the log of another cluster is opened",
     NoLock "no-lock" "a directory is opened although another process holds its lock",

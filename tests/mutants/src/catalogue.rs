@@ -73,6 +73,7 @@ pub fn campaigns(defect: Defect) -> Vec<Campaign> {
         }
         BelieveSeal => vec![STATES, DEAD_PROCESS],
         BelieveNames => vec![STATES, DEAD_PROCESS],
+        BelieveDirectory => vec![STATES],
         UnverifiedReads => {
             vec![log("wal/tests/model.rs", "an_entry_that_changed_on_disk_is_not_returned")]
         }
