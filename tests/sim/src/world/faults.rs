@@ -238,6 +238,7 @@ impl World {
         self.everybody().into_iter().for_each(|id| self.has_failed(id));
         let now = self.now;
         for host in self.hosts.values_mut() {
+            host.has_failed |= host.disk.n_failed() > 0;
             host.disk.mend();
             if let Process::Up(member) = &mut host.process {
                 member.look_at_disk();

@@ -61,6 +61,8 @@ pub(crate) struct Host {
     pub(crate) chore_at: u64,
     /// How its disk is to fail, if it does.
     pub(crate) failing: Option<Kind>,
+    /// Its disk failed under the member that runs, and has been mended since: that may yet hear of it.
+    pub(crate) has_failed: bool,
     /// Its disk has lost what it had synced.
     pub(crate) is_wiped: bool,
     /// Its newest snapshot is spoilt: what its member must begin with.
@@ -104,6 +106,7 @@ impl Host {
             apply_at: u64::MAX,
             chore_at: u64::MAX,
             failing: None,
+            has_failed: false,
             is_wiped: false,
             spoilt: None,
             joins,

@@ -320,7 +320,9 @@ impl World {
                 (Process::Down, true)
             }
             // A disk that fails, or is full: somebody mends it.
-            Err(Error::Disk(_) | Error::Unusable { .. }) if host.disk.n_failed() > 0 => {
+            Err(Error::Disk(_) | Error::Unusable { .. })
+                if host.disk.n_failed() > 0 || host.has_failed =>
+            {
                 (Process::Down, true)
             }
             Err(Error::Removed(_)) => (Process::Removed, false),
@@ -350,7 +352,7 @@ impl World {
         drop(gone);
         // A mended disk is full no more, and fails no more.
         host.disk.mend();
-        host.sync_time = 0;
+        (host.has_failed, host.sync_time) = (false, 0);
         self.hang_up(id, is_told);
         self.forget_talks(id);
     }
